@@ -1,0 +1,1 @@
+"""Changing a forward pass: what to write, where, and how to run many such experiments at once."""

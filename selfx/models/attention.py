@@ -1,0 +1,34 @@
+"""Grouped-query attention with every intermediate open to edits and captures."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from selfx.models.tap import Tap
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, tap: Tap) -> jax.Array:
+    """Values mixed by attention, `[b, t, h, e]`.
+
+    The products and the softmax are in float32 whatever the inputs' dtype. A row that may see
+    nothing (padding) gets finite weights, so that no NaN can reach a real token.
+
+    Args:
+      q: `[b, t, h, e]`, turned.
+      k: `[b, s, k, e]`, turned; query heads `h` share `k` key heads in order.
+      v: `[b, s, k, e]`.
+      visible: bool `[b, t, s]`.
+      tap: sees `attn_scores` and `attn_probs`.
+    """
+    b, t, h, e = q.shape
+    groups = k.shape[2]
+    grouped = q.reshape(b, t, groups, h // groups, e)
+    scores = jnp.einsum("btkge,bske->btkgs", grouped, k, preferred_element_type=jnp.float32)
+    scores = tap("attn_scores", scores.reshape(b, t, h, -1) / math.sqrt(e))
+    scores = jnp.where(visible[:, :, None, :], scores, jnp.finfo(scores.dtype).min)
+    probs = tap("attn_probs", jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
+    mixed = jnp.einsum("btkgs,bske->btkge", probs.reshape(b, t, groups, h // groups, -1), v)
+    return mixed.reshape(b, t, h, e)

@@ -1,0 +1,77 @@
+"""A tiny model and tokenizer with nothing to download, for our tests and for yours."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from selfx.models.config import Config
+from selfx.models.decoder import Decoder
+
+SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>", "<begin>", "<end>", "<slot>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+TINY = Config(
+    family="llama",
+    vocab_size=len(SPECIAL) + 256,
+    d_model=32,
+    d_ff=64,
+    n_layers=4,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=8,
+    rope_theta=10_000.0,
+    rope_scaling=None,
+    norm_eps=1e-6,
+    max_positions=512,
+    tied=False,
+    attention_bias=False,
+    mlp_bias=False,
+)
+"""Four layers, grouped-query attention, a token for every byte."""
+
+
+def tiny_config(**changes: Any) -> Config:
+    """`TINY` with some fields changed."""
+    return dataclasses.replace(TINY, **changes)
+
+
+def tiny_model(config: Config = TINY, seed: int = 0, dtype: Any = jnp.float32) -> Decoder:
+    """A random decoder whose layers matter: its logits depend on every token and every layer."""
+    model = Decoder(config, jax.random.key(seed), dtype)
+    keys = iter(jax.random.split(jax.random.key(seed + 1), 64))
+
+    def roughen(leaf: jax.Array) -> jax.Array:
+        """Norms and biases away from 1 and 0, so that forgetting one shows."""
+        noise = jax.random.normal(next(keys), leaf.shape, jnp.float32)
+        return (leaf + 0.1 * noise).astype(leaf.dtype)
+
+    return jax.tree.map(roughen, model)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with one token a byte (ids from 6), a chat template and explainer markers."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *letters))}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("."), "isolated"), pre_tokenizers.ByteLevel(False)]
+    )
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(SPECIAL[1:]),
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
