@@ -1,0 +1,49 @@
+"""One question about a target's inside, with its true answer: what every later room works on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+SLOT = "<vector>"
+"""Where a question's text shows the vector; an explainer's prompt puts its placeholder there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A question, what really happened, and what may be looked at to answer it.
+
+    Attributes:
+      id: unique in its trace folder, the same however the trace was interrupted.
+      task: `activation-patching` or `input-ablation`.
+      split: `train` or `test`.
+      group: what is held out together and resampled together: the subject, or the question.
+      cell: the experiment's kind, such as `subject_last × 8-15`, for baselines and tables.
+      system: the system message of the question, or "".
+      questions: the same question in each wording of the task; `SLOT` stands for the vector.
+      answer: the true answer, in the grammar of `selfx.tasks.wording`.
+      changed: whether the outcome changed.
+      content: the outcome after the intervention (what it stayed at, if unchanged).
+      vector: float32 `[d]`, or None where a task has none.
+      details: the columns of the trace that it came from, vector left out.
+    """
+
+    id: str
+    task: str
+    split: str
+    group: str
+    cell: str
+    system: str
+    questions: tuple[str, ...]
+    answer: str
+    changed: bool
+    content: str
+    vector: np.ndarray | None
+    details: dict[str, Any]
+
+    @property
+    def question(self) -> str:
+        """The question in its first wording, the one used to evaluate."""
+        return self.questions[0]
