@@ -84,8 +84,9 @@ def steer(
       SelfxError: as in `patch`.
     """
     vector, strength = jnp.asarray(vector, jnp.float32), jnp.asarray(strength, jnp.float32)
-    if strength.ndim and vector.ndim == len(find(site).axes):
-        vector = vector[None]
+    rank = len(find(site).axes)
+    if strength.ndim and vector.ndim in (0, rank):
+        vector = vector.reshape(1, *(vector.shape or (1,) * rank))
     scaled = vector * strength.reshape(*strength.shape, *(1,) * (vector.ndim - strength.ndim))
     return _affine(site, scaled, 1.0, layers, positions, part)
 
@@ -98,9 +99,15 @@ def inject(vectors: Any, *, positions: Any, layer: int | None = None) -> Edits:
       positions: int `[b]`, the placeholder's position in each row.
       layer: None replaces the embedding, as in arXiv 2511.08579; else what enters that layer.
     """
-    if layer is None:
-        return patch("embeddings", vectors, positions=positions)
-    return patch("resid_pre", vectors, layers=layer, positions=positions)
+    site = find("embeddings" if layer is None else "resid_pre")
+    edit = Affine(
+        layers=_layers(layer, site),
+        positions=jnp.asarray(positions, jnp.int32).reshape(-1, 1),
+        part=_part(None, site),
+        keep=jnp.zeros((1, 1), jnp.float32),
+        value=_value(vectors, site),
+    )
+    return Edits({site.name: (edit,)})
 
 
 def _affine(name: str, value: Any, keep: float, layers: Any, positions: Any, part: Any) -> Edits:
@@ -145,11 +152,17 @@ def _part(part: Any, site: Site) -> jax.Array:
     """bool `[b|1, 1, *feature]` with sizes of 1 where it broadcasts."""
     rank = len(site.axes)
     part = jnp.asarray(True if part is None else part, bool)
-    if part.ndim > rank + 1:
-        raise SelfxError(f"a part of shape {list(part.shape)}", expected=f"axes [b, {site.axes}]")
+    if part.ndim == 0:
+        return part.reshape(1, 1, *(1,) * rank)
+    if part.ndim == rank:
+        return part[None, None]
     if part.ndim == rank + 1:
         return part[:, None]
-    return part.reshape(1, 1, *(1,) * (rank - part.ndim), *part.shape)
+    raise SelfxError(
+        f"a part of shape {list(part.shape)} at {site.name!r}",
+        expected=f"axes [{', '.join(site.axes)}], with a leading b if it differs from row to row",
+        hint="an axis of 1 stands for all of it, such as [h, 1] for whole heads",
+    )
 
 
 def _value(value: Any, site: Site) -> jax.Array:

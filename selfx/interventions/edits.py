@@ -65,7 +65,7 @@ class Affine:
           batch: its rows.
           length: how many tokens a row can hold, cache included.
         """
-        _check_shape(self.value, self.part, site, config)
+        _check_shape(self.value, self.part, site, config, length)
         rows = {leaf.shape[0] for leaf in jax.tree.leaves(self)} - {1, batch}
         if rows:
             raise SelfxError(
@@ -125,7 +125,9 @@ def _expand(mask: jax.Array, x: jax.Array) -> jax.Array:
     return mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 
-def _check_shape(value: jax.Array, part: jax.Array, site: Site, config: Config) -> None:
+def _check_shape(
+    value: jax.Array, part: jax.Array, site: Site, config: Config, length: int
+) -> None:
     layered = config.n_layers if site.layered else 1
     wanted = site.feature_shape(config)
     for name, shape in (("value", value.shape[3:]), ("part", part.shape[2:])):
@@ -133,6 +135,11 @@ def _check_shape(value: jax.Array, part: jax.Array, site: Site, config: Config) 
             raise SelfxError(
                 f"a {name} of shape {list(shape)} at {site.name!r}",
                 expected=f"{site.describe_shape(config)}, axes of 1 broadcasting",
+            )
+        if "s" in site.axes and shape[-1] not in (1, length):
+            raise SelfxError(
+                f"a {name} for {shape[-1]} source tokens at {site.name!r}",
+                expected=f"1 or {length}, as many as the run holds, cache and padding included",
             )
     if value.shape[2] not in (1, layered):
         raise SelfxError(

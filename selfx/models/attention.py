@@ -13,8 +13,9 @@ from selfx.models.tap import Tap
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, tap: Tap) -> jax.Array:
     """Values mixed by attention, `[b, t, h, e]`.
 
-    The products and the softmax are in float32 whatever the inputs' dtype. A row that may see
-    nothing (padding) gets finite weights, so that no NaN can reach a real token.
+    The products and the softmax are in float32 whatever the inputs' dtype. What a token may not
+    see gets no weight whatever its score; so does what an edit scores at minus infinity. Where
+    nothing is left (padding) all weights are 0, so that no NaN can reach a real token.
 
     Args:
       q: `[b, t, h, e]`, turned.
@@ -28,7 +29,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, tap: Ta
     grouped = q.reshape(b, t, groups, h // groups, e)
     scores = jnp.einsum("btkge,bske->btkgs", grouped, k, preferred_element_type=jnp.float32)
     scores = tap("attn_scores", scores.reshape(b, t, h, -1) / math.sqrt(e))
-    scores = jnp.where(visible[:, :, None, :], scores, jnp.finfo(scores.dtype).min)
-    probs = tap("attn_probs", jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
+    lowest = jnp.finfo(scores.dtype).min
+    hidden = ~visible[:, :, None, :] | (scores <= lowest)
+    probs = jax.nn.softmax(jnp.where(hidden, lowest, scores), axis=-1)
+    probs = tap("attn_probs", jnp.where(hidden, 0, probs)).astype(v.dtype)
     mixed = jnp.einsum("btkgs,bske->btkge", probs.reshape(b, t, groups, h // groups, -1), v)
     return mixed.reshape(b, t, h, e)

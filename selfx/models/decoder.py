@@ -21,6 +21,7 @@ from selfx.models.layers import Adapter, Linear, rms_norm, rotary_tables, rotate
 from selfx.models.sites import SITES
 from selfx.models.tap import (
     Address,
+    Array,
     At,
     Capture,
     Edits,
@@ -89,13 +90,13 @@ class Output:
 
 def forward(
     model: Decoder,
-    tokens: jax.Array,
+    tokens: Array,
     *,
-    mask: jax.Array | None = None,
+    mask: Array | None = None,
     edits: Edits | None = None,
     capture: Iterable[str] | Mapping[str, At | None] = (),
     lora: Mapping[str, Adapter] | None = None,
-    logits_at: jax.Array | None = None,
+    logits_at: Array | None = None,
     cache: Cache | None = None,
     remat: bool = False,
 ) -> Output:
@@ -113,15 +114,17 @@ def forward(
       remat: recompute layers in the backward pass instead of keeping their insides.
 
     Raises:
-      SelfxError: a site, layer or map that the model does not have.
+      SelfxError: a site, layer or map that the model does not have; shapes that do not fit; a
+        cache without room for the text.
     """
     config = model.config
+    check_text(tokens, mask, cache)
     edits = dict(edits or {})
     wanted = canonical_capture(capture, config)
     length = tokens.shape[1] if cache is None else cache.position.shape[1]
     check_edits(edits, config, tokens.shape[0], length)
     _check_maps(lora)
-    mask = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
+    mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
     position = _positions(mask, cache)
     tap = Tap(edits, wanted, Address(jnp.int32(0), position))
     x = tap("embeddings", model.embed[...][tokens])
@@ -133,6 +136,27 @@ def forward(
     logits = tap("logits", _unembed(model, x))
     logits = gather_positions(logits, position, logits_at)
     return Output(logits, {**tap.seen, **layered}, cache)
+
+
+def check_text(tokens: jax.Array, mask: jax.Array | None, cache: Cache | None = None) -> None:
+    """Raises SelfxError where tokens, mask and cache do not fit together."""
+    if jnp.ndim(tokens) != 2:
+        raise SelfxError(f"tokens of shape {list(jnp.shape(tokens))}", expected="[b, t]")
+    if mask is not None and jnp.shape(mask) != jnp.shape(tokens):
+        raise SelfxError(
+            f"a mask of shape {list(jnp.shape(mask))}",
+            expected=f"that of the tokens, {list(jnp.shape(tokens))}",
+        )
+    if cache is None:
+        return
+    rows, slots = cache.position.shape
+    filled = 0 if isinstance(cache.filled, jax.core.Tracer) else int(cache.filled)
+    if rows != tokens.shape[0] or filled + tokens.shape[1] > slots:
+        raise SelfxError(
+            f"tokens of shape {list(tokens.shape)} after a cache of {rows} rows, {filled} of "
+            f"{slots} slots filled",
+            expected="as many rows, and room for the text",
+        )
 
 
 def parameter_shapes(config: Config, dtype: Any = jnp.float32) -> dict[str, jax.ShapeDtypeStruct]:
@@ -226,7 +250,7 @@ def _block(
     return tap("resid_post", x + tap("mlp_out_post", y)), past
 
 
-def _positions(mask: jax.Array, cache: Cache | None) -> jax.Array:
+def _positions(mask: Array, cache: Cache | None) -> jax.Array:
     """int32 `[b, t]`: each real token's index in its row, -1 at padding."""
     position = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
     if cache is not None:

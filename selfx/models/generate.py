@@ -13,9 +13,9 @@ from flax import struct
 from selfx.errors import SelfxError
 from selfx.models import cache as caches
 from selfx.models.cache import Cache
-from selfx.models.decoder import Decoder, Output, forward
+from selfx.models.decoder import Decoder, Output, check_text, forward
 from selfx.models.layers import Adapter
-from selfx.models.tap import Edits, check_edits
+from selfx.models.tap import Array, Edits, check_edits
 
 
 @struct.dataclass
@@ -39,16 +39,16 @@ class _State:
     token: jax.Array
     ended: jax.Array
     tokens: jax.Array
-    cache: Cache
+    cache: Cache | None
     key: jax.Array
 
 
 def generate(
     model: Decoder,
-    tokens: jax.Array,
+    tokens: Array,
     *,
     max_new_tokens: int,
-    mask: jax.Array | None = None,
+    mask: Array | None = None,
     edits: Edits | None = None,
     lora: Mapping[str, Adapter] | None = None,
     end_ids: Sequence[int] = (),
@@ -67,7 +67,7 @@ def generate(
       lora: as in `forward`.
       end_ids: tokens that end a row.
       temperature: 0 takes the likeliest token; else the logits are divided by it and sampled.
-      top_p: sample among the fewest tokens that hold this much probability.
+      top_p: sample among the fewest tokens that hold this much probability, at least one.
       key: a random key, needed to sample.
 
     Raises:
@@ -78,7 +78,8 @@ def generate(
     sampled = not isinstance(temperature, int | float) or temperature > 0
     if sampled and key is None:
         raise SelfxError("a temperature without a random key", hint="key=jax.random.key(0)")
-    check_edits(edits or {}, model.config, tokens.shape[0], tokens.shape[1] + max_new_tokens)
+    check_text(tokens, mask)
+    check_edits(edits or {}, model.config, tokens.shape[0], tokens.shape[1] + max_new_tokens - 1)
     return _generate(
         model,
         tokens,
@@ -117,7 +118,7 @@ def _generate(
             return logits.argmax(axis=-1).astype(jnp.int32)
         return _sample(logits, temperature, top_p, key)
 
-    def write(state: _State, logits: jax.Array, cache: Cache) -> _State:
+    def write(state: _State, logits: jax.Array, cache: Cache | None) -> _State:
         """The state with one more token in every row that has not ended."""
         key, now = jax.random.split(state.key)
         token = choose(logits[:, 0], now)
@@ -156,7 +157,8 @@ def _sample(
     logits = logits / jnp.maximum(temperature, 1e-6)
     ordered = jnp.sort(logits, axis=-1)[:, ::-1]
     before = jnp.cumsum(jax.nn.softmax(ordered), axis=-1) - jax.nn.softmax(ordered)
-    lowest = jnp.where(before < top_p, ordered, jnp.inf).min(axis=-1, keepdims=True)
+    kept = (before < top_p).at[:, 0].set(True)
+    lowest = jnp.where(kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
     drawn = jax.random.categorical(key, jnp.where(logits >= lowest, logits, -jnp.inf))
     greedy = logits.argmax(axis=-1)
     return jnp.where(temperature > 0, drawn, greedy).astype(jnp.int32)

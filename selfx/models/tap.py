@@ -11,11 +11,15 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from selfx.errors import SelfxError
 from selfx.models.config import Config
 from selfx.models.sites import SITES, Site, find
+
+Array = jax.Array | np.ndarray
+"""What an argument may be: an array of jax, traced or not, or of NumPy."""
 
 
 @struct.dataclass
@@ -66,13 +70,26 @@ def canonical_capture(capture: Iterable[str] | Mapping[str, At | None], config: 
     if isinstance(capture, str):
         capture = (capture,)
     pairs = capture.items() if isinstance(capture, Mapping) else ((name, None) for name in capture)
-    wanted = {find(name).name: at if at is not None else At() for name, at in pairs}
+    wanted = {find(name).name: _canonical(at or At()) for name, at in pairs}
     for name, at in wanted.items():
-        layers = at.layers or ()
+        layers = at.layers
+        if layers is None:
+            continue
         check_layers(layers, config, SITES[name].layered, name)
-        if len(set(layers)) < len(layers):
-            raise SelfxError(f"layers {layers} at {name!r}", expected="each layer once")
+        if not layers or len(set(layers)) < len(layers):
+            raise SelfxError(f"layers {layers} at {name!r}", expected="some, each once")
     return wanted
+
+
+def _canonical(at: At) -> At:
+    """The same place with positions as an array and layers as a tuple."""
+    positions = at.positions
+    if positions is not None:
+        positions = jnp.atleast_1d(jnp.asarray(positions, jnp.int32))
+    layers = at.layers
+    if layers is not None:
+        layers = tuple(np.atleast_1d(np.asarray(layers, int)).tolist())
+    return At(positions, layers)
 
 
 def check_layers(layers: Iterable[int], config: Config, layered: bool, site: str) -> None:
@@ -100,6 +117,10 @@ def check_edits(edits: Edits, config: Config, batch: int, length: int) -> None:
     """Lets every edit that has a `check` raise before the run, rather than be ignored in it."""
     for name, several in edits.items():
         site = find(name)
+        if not isinstance(several, tuple | list):
+            raise SelfxError(
+                f"a {type(several).__name__} as the edits at {name!r}", expected="a tuple of edits"
+            )
         for edit in several:
             check = getattr(edit, "check", None)
             if check is not None:

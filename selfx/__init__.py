@@ -1,0 +1,81 @@
+"""selfx: language models that explain their own computations, and evidence of how well they do.
+
+    lm = selfx.load("smollm2-135m-instruct")            # weights, config, tokenizer
+    out = selfx.forward(lm.model, tokens, capture=("resid_post",))
+    edits = selfx.patch("resid_post", value, layers=8, positions=3)
+    new = selfx.forward(lm.model, tokens, edits=edits)  # pure: jit, vmap, grad, pmap it
+    selfx.generate(lm.model, tokens, max_new_tokens=20, edits=edits)
+
+The rooms, in the order one walks them, none importing a later one:
+
+    models         decoders as parameter trees; `sites` is the glossary of places and axes
+    weights        from safetensors, GGUF or a hub to a decoder; adapters in PEFT's layout
+    interventions  edits, and many experiments at once
+    tasks          experiments put into questions with true answers, on disk
+    explainer      adapters trained to answer them from activations
+    evaluation     scores, controls, intervals, report
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from selfx.errors import SelfxError
+    from selfx.evaluation.run import evaluate
+    from selfx.explainer.answer import answer, load_explainer
+    from selfx.explainer.fit import fit
+    from selfx.interventions.build import ablate, inject, patch, steer
+    from selfx.interventions.edits import Affine, Edits
+    from selfx.interventions.pairs import Pair, run_pairs
+    from selfx.models.decoder import Decoder, forward
+    from selfx.models.generate import generate
+    from selfx.models.tap import Address, At
+    from selfx.sharding import make_mesh, shard, shard_batch
+    from selfx.tasks.store import load_examples
+    from selfx.tasks.trace import trace
+    from selfx.weights.load import LanguageModel, load
+
+_HOMES = {
+    "SelfxError": "errors",
+    "evaluate": "evaluation.run",
+    "answer": "explainer.answer",
+    "load_explainer": "explainer.answer",
+    "fit": "explainer.fit",
+    "ablate": "interventions.build",
+    "inject": "interventions.build",
+    "patch": "interventions.build",
+    "steer": "interventions.build",
+    "Affine": "interventions.edits",
+    "Edits": "interventions.edits",
+    "Pair": "interventions.pairs",
+    "run_pairs": "interventions.pairs",
+    "Decoder": "models.decoder",
+    "forward": "models.decoder",
+    "generate": "models.generate",
+    "Address": "models.tap",
+    "At": "models.tap",
+    "make_mesh": "sharding",
+    "shard": "sharding",
+    "shard_batch": "sharding",
+    "load_examples": "tasks.store",
+    "trace": "tasks.trace",
+    "LanguageModel": "weights.load",
+    "load": "weights.load",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `selfx --help` does not wait for jax."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'selfx' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"selfx.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -1,0 +1,20 @@
+"""The small data of our own that the quickstart runs on: facts and multiple-choice questions."""
+
+from __future__ import annotations
+
+import importlib.resources
+import pathlib
+
+
+def facts_path() -> pathlib.Path:
+    """Returns the path of `facts.jsonl`: subject, attribute, template, prompt and relation."""
+    return _path("facts.jsonl")
+
+
+def questions_path() -> pathlib.Path:
+    """Returns the path of `questions.jsonl`: subject, question, four choices and the answer."""
+    return _path("questions.jsonl")
+
+
+def _path(name: str) -> pathlib.Path:
+    return pathlib.Path(str(importlib.resources.files(__name__) / name))

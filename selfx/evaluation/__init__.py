@@ -1,0 +1,48 @@
+"""How far an explainer's answers can be trusted: scores with intervals, beside their controls."""
+
+from selfx.evaluation.baselines import BASELINES, get_baseline, majority, majority_per_cell
+from selfx.evaluation.controls import CONTROLS, get_control
+from selfx.evaluation.intervals import (
+    Interval,
+    interval,
+    intervals,
+    paired_difference,
+    paired_differences,
+)
+from selfx.evaluation.metrics import METRICS, Outcomes, score
+from selfx.evaluation.parsing import Parsed, normalise, parse
+from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.scores import (
+    Answered,
+    build_scores,
+    write_evaluation,
+    write_predictions,
+    write_scores,
+)
+
+__all__ = [
+    "BASELINES",
+    "CONTROLS",
+    "METRICS",
+    "Answered",
+    "Interval",
+    "Outcomes",
+    "Parsed",
+    "build_scores",
+    "get_baseline",
+    "get_control",
+    "interval",
+    "intervals",
+    "load_evaluation",
+    "majority",
+    "majority_per_cell",
+    "normalise",
+    "paired_difference",
+    "paired_differences",
+    "parse",
+    "score",
+    "write_evaluation",
+    "write_predictions",
+    "write_report",
+    "write_scores",
+]

@@ -1,0 +1,1 @@
+"""Models taught to answer questions about a target from the target's own activations."""

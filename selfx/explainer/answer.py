@@ -1,0 +1,146 @@
+"""Asking an explainer: questions and vectors in, answers in words out, batched on device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from selfx.errors import SelfxError
+from selfx.explainer.fit import check_widths
+from selfx.explainer.injection import injection
+from selfx.explainer.lora import merge
+from selfx.explainer.prompts import Prompt, Prompter, make_prompter
+from selfx.explainer.run import Run, Training
+from selfx.explainer.step import Optimization
+from selfx.files import read_json
+from selfx.models.decoder import Decoder
+from selfx.models.generate import generate
+from selfx.progress import Report, silent
+from selfx.tasks.example import Example
+from selfx.weights.load import LanguageModel, load
+
+
+@dataclasses.dataclass(frozen=True)
+class Explainer:
+    """A model that answers questions about a target.
+
+    Attributes:
+      name: the run's folder or the model's name.
+      base: the model that it was made from.
+      model: its weights, adapters merged in.
+      prompter: how it reads a question.
+      training: how it was trained; an untrained one reads as these settings say.
+    """
+
+    name: str
+    base: LanguageModel
+    model: Decoder
+    prompter: Prompter
+    training: Training
+
+
+def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Explainer:
+    """The explainer of a run folder.
+
+    Args:
+      source: the run folder.
+      base: its model, if it is loaded already.
+
+    Raises:
+      SelfxError: no finished run there, or its model's weights are not what they were.
+    """
+    run = Run(Path(source))
+    record = read_json(run.config, hint="a folder that `selfx train` wrote")
+    base = load(record["explainer"]) if base is None else base
+    if base.hash != record["explainer_hash"]:
+        raise SelfxError(
+            f"weights of {base.name} with hash {base.hash[:12]}",
+            expected=f"{record['explainer_hash'][:12]}, which {run.path} was trained from",
+        )
+    settings = dict(record["training"])
+    optimization = Optimization(**settings.pop("optimization"))
+    training = Training(**settings, optimization=optimization)
+    explainer = untrained(base, training)
+    return dataclasses.replace(
+        explainer, name=str(source), model=merge(base.model, run.load_adapter())
+    )
+
+
+def untrained(base: LanguageModel, training: Training) -> Explainer:
+    """The model itself, asked as an explainer trained with these settings would be."""
+    prompter = make_prompter(base.tokenizer, base.eos_ids, training.style)
+    return Explainer(base.name, base, base.model, prompter, training)
+
+
+def answer(
+    explainer: Explainer,
+    examples: Sequence[Example],
+    vectors: np.ndarray | None = None,
+    *,
+    max_new_tokens: int = 40,
+    batch_size: int = 32,
+    report: Report = silent,
+) -> list[str]:
+    """The explainer's greedy answers, in the order of the examples.
+
+    Args:
+      explainer: who is asked.
+      examples: the questions, each in its first wording.
+      vectors: float32 `[n, d]` to read instead of the examples' own.
+      max_new_tokens: where an answer that does not end is cut.
+      batch_size: questions at once; those of like length go together.
+      report: told of progress.
+    """
+    check_widths(examples, explainer.base)
+    prompts = [explainer.prompter.prompt(example) for example in examples]
+    if vectors is None:
+        vectors = own_vectors(examples, explainer.base.config.d_model)
+    answers = [""] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i].ids))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        filled = rows + rows[-1:] * (batch_size - len(rows))
+        texts = _generate(explainer, [prompts[i] for i in filled], vectors[filled], max_new_tokens)
+        for index, text in zip(rows, texts, strict=False):
+            answers[index] = text
+        report(start + len(rows), len(order), "")
+    return answers
+
+
+def own_vectors(examples: Sequence[Example], width: int) -> np.ndarray:
+    """float32 `[n, d]`: each example's vector, zeros where it has none."""
+    zero = np.zeros(width, np.float32)
+    return np.stack([zero if example.vector is None else example.vector for example in examples])
+
+
+def _generate(
+    explainer: Explainer, prompts: Sequence[Prompt], vectors: np.ndarray, limit: int
+) -> list[str]:
+    width = -(-max(len(prompt.ids) for prompt in prompts) // 16) * 16
+    tokens = np.zeros((len(prompts), width), np.int32)
+    mask = np.zeros((len(prompts), width), bool)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt.ids)] = prompt.ids
+        mask[row, : len(prompt.ids)] = True
+    training = explainer.training
+    slots = jnp.asarray([prompt.slot for prompt in prompts], jnp.int32)
+    edits = _edits(explainer.model, vectors, slots, training)
+    ends = explainer.base.eos_ids
+    out = generate(
+        explainer.model, tokens, mask=mask, edits=edits, end_ids=ends, max_new_tokens=limit
+    )
+    written = np.asarray(out.tokens)
+    decode = explainer.base.tokenizer.decode
+    return [str(decode(row[row >= 0], skip_special_tokens=True)).strip() for row in written]
+
+
+def _edits(model: Decoder, vectors: np.ndarray, slots: Any, training: Training) -> Any:
+    """The injection, or None where no row has a slot."""
+    if int(slots.max()) < 0:
+        return None
+    return injection(model, jnp.asarray(vectors), slots, training.scaling, training.strength)

@@ -1,0 +1,203 @@
+"""Training: from trace folders to a run folder, resumable at any moment to the same bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import selfx
+from selfx.errors import SelfxError
+from selfx.explainer import lora
+from selfx.explainer.batches import Plan
+from selfx.explainer.checkpoint import Checkpoints, checkpoints
+from selfx.explainer.prompts import make_prompter
+from selfx.explainer.run import Run, Training, digest
+from selfx.explainer.step import State, init_state, make_step
+from selfx.files import write_text
+from selfx.progress import Report, silent
+from selfx.tasks.example import Example
+from selfx.tasks.store import load_examples, load_trace
+from selfx.weights.load import LanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What `fit` did: the run folder, its steps, and whether this call did any of them."""
+
+    path: Path
+    steps: int
+    resumed_at: int
+    loss: float | None
+    seconds: float
+
+
+def fit(
+    explainer: LanguageModel,
+    data: Sequence[Path],
+    out: Path,
+    training: Training = Training(),  # noqa: B008 (frozen)
+    *,
+    fresh: bool = False,
+    save_every: int = 50,
+    log_every: int = 10,
+    report: Report = silent,
+) -> Fitted:
+    """Trains adapters on the `train` split of every trace and leaves them in `out`.
+
+    Called again it goes on from the newest checkpoint; the result is equal to the bit.
+
+    Args:
+      explainer: the model to adapt; its weights are not touched.
+      data: trace folders.
+      out: the run folder.
+      training: the settings.
+      fresh: forget what `out` holds of an earlier run.
+      save_every: steps between checkpoints.
+      log_every: steps between lines of metrics.jsonl.
+      report: told of progress.
+
+    Raises:
+      SelfxError: no data, settings out of range, vectors of another width, another run in `out`.
+    """
+    training.check()
+    data = [Path(folder) for folder in data]
+    examples = [example for folder in data for example in load_examples(folder, "train")]
+    _check_examples(examples, explainer, data)
+    run = Run(Path(out))
+    run.open(_record(explainer, data, training), fresh)
+    prompter = make_prompter(explainer.tokenizer, explainer.eos_ids, training.style)
+    width = explainer.config.d_model
+    size, seed = training.batch_size, training.seed
+    plan = Plan(examples, prompter, d_model=width, batch_size=size, seed=seed)
+    total = max(1, round(training.epochs * plan.steps_per_epoch))
+    began = time.monotonic()
+    with checkpoints(run.checkpoints) as saved:
+        state, start, log = _begin(explainer, training, total, saved, run)
+        loop = _Loop(explainer, training, plan, total, saved, run, log, save_every, log_every)
+        state = loop.go(state, start, report)
+    run.save_adapter(state.adapters, training.alpha, explainer.name)
+    return Fitted(run.path, total, start, loop.loss, time.monotonic() - began)
+
+
+def _begin(
+    explainer: LanguageModel, training: Training, total: int, saved: Checkpoints, run: Run
+) -> tuple[State, int, list[str]]:
+    """The state to start from, its step, and the lines of the log up to there."""
+    adapters = lora.init(
+        explainer.config,
+        rank=training.rank,
+        alpha=training.alpha,
+        key=jax.random.key(training.seed),
+    )
+    state = init_state(adapters, training.optimization.build(total))
+    start = saved.latest()
+    if start:
+        state = saved.restore(state)
+    lines = run.metrics.read_text().splitlines() if run.metrics.exists() else []
+    kept = [line for line in lines if _step_of(line) <= start]
+    return state, start, kept
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; a line cut short by a kill counts as after everything."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The steps from `start` to `total`, with checkpoints, log and progress on the way."""
+
+    explainer: LanguageModel
+    training: Training
+    plan: Plan
+    total: int
+    saved: Checkpoints
+    run: Run
+    log: list[str]
+    save_every: int
+    log_every: int
+    loss: float | None = None
+
+    def go(self, state: State, start: int, report: Report) -> State:
+        """The state after the last step."""
+        settings = self.training
+        optimizer = settings.optimization.build(self.total)
+        step = make_step(optimizer, settings.scaling, settings.strength, settings.remat)
+        rate = settings.optimization.rate(self.total)
+        began, tokens, recent = time.monotonic(), 0, []
+        for index in range(start, self.total):
+            batch = self.plan.batch(index)
+            state, metrics = step(state, self.explainer.model, batch)
+            recent.append(metrics)
+            tokens += batch.n_tokens
+            done = index + 1
+            if done % self.log_every == 0 or done == self.total:
+                self._log(done, recent, float(rate(index)))
+                recent = []
+            speed = tokens / max(time.monotonic() - began, 1e-9)
+            loss, compiled = float(metrics["loss"]), step._cache_size()  # type: ignore[attr-defined]
+            report(done, self.total, f"loss {loss:.3f}, {speed:.0f} tokens/s, {compiled} compiled")
+            if done % self.save_every == 0 or done == self.total:
+                self._save(state, done)
+        return state
+
+    def _log(self, done: int, recent: list[dict[str, Any]], rate: float) -> None:
+        mean = {name: sum(float(m[name]) for m in recent) / len(recent) for name in recent[0]}
+        self.loss = mean["loss"]
+        epoch = done / self.plan.steps_per_epoch
+        line = {"step": done, "epoch": round(epoch, 4), **mean, "learning_rate": rate}
+        self.log.append(json.dumps(line))
+
+    def _save(self, state: State, done: int) -> None:
+        """The log first: a line without its checkpoint is dropped on resuming, not the reverse."""
+        write_text(self.run.metrics, "\n".join(self.log) + "\n")
+        self.saved.save(state, done)
+
+
+def _record(explainer: LanguageModel, data: Sequence[Path], training: Training) -> dict[str, Any]:
+    """What config.json holds: everything that decides the result."""
+    traces = [
+        {"folder": folder.name, "digest": digest(folder)}
+        | {key: load_trace(folder).get(key) for key in ("task", "target", "target_hash")}
+        for folder in data
+    ]
+    return {
+        "version": selfx.__version__,
+        "explainer": explainer.name,
+        "explainer_hash": explainer.hash,
+        "traces": traces,
+        "training": dataclasses.asdict(training),
+    }
+
+
+def _check_examples(
+    examples: list[Example], explainer: LanguageModel, data: Sequence[Path]
+) -> None:
+    if not examples:
+        raise SelfxError(
+            f"no training examples in {', '.join(map(str, data)) or 'no folder'}",
+            expected="trace folders with train-*.parquet",
+            hint="selfx trace TASK --out DIR",
+        )
+    check_widths(examples, explainer)
+
+
+def check_widths(examples: Sequence[Example], explainer: LanguageModel) -> None:
+    """Raises SelfxError where vectors are not as wide as the explainer's embeddings."""
+    widths = {example.vector.shape[0] for example in examples if example.vector is not None}
+    wrong = sorted(widths - {explainer.config.d_model})
+    if wrong:
+        raise SelfxError(
+            f"vectors of width {wrong[0]} for an explainer of width {explainer.config.d_model}",
+            expected="a target and an explainer of one width: there are no projections yet",
+            hint="trace with a target of the explainer's width",
+        )

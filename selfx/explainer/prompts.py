@@ -1,0 +1,101 @@
+"""From a question to tokens: markers, placeholder, chat template, and the answer's end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from selfx.errors import SelfxError
+from selfx.tasks.example import SLOT, Example
+
+Style = Literal["chat", "plain"]
+
+MARKERS = (
+    # (begin, slot, end): reserved tokens that a model's own text never uses
+    tuple(f"<|reserved_special_token_{n}|>" for n in (10, 12, 11)),  # Llama 3, as in the paper
+    ("<|vision_start|>", "<|vision_pad|>", "<|vision_end|>"),  # Qwen, as in the paper
+    ("<issue_start>", "<empty_output>", "<issue_closed>"),  # SmolLM2
+    ("<begin>", "<slot>", "<end>"),  # selfx.testing
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A question as the explainer reads it.
+
+    Attributes:
+      ids: its tokens.
+      slot: the placeholder's position, or -1 where the question has no vector.
+    """
+
+    ids: tuple[int, ...]
+    slot: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompter:
+    """Turns questions and answers into tokens for one explainer.
+
+    Attributes:
+      tokenizer: the explainer's.
+      style: `chat` through the tokenizer's template; `plain` is the question and a newline, as the
+        paper does with base models.
+      markers: the tokens `(begin, slot, end)`.
+      end_id: the token that ends an answer, which training teaches too.
+    """
+
+    tokenizer: Any
+    style: Style
+    markers: tuple[str, str, str]
+    end_id: int
+
+    def prompt(self, example: Example, wording: int = 0) -> Prompt:
+        """The example's question in one of its wordings."""
+        text = example.questions[wording % len(example.questions)]
+        text = text.replace(SLOT, "".join(self.markers))
+        ids = self._encode(self._frame(example.system, text))
+        slot_id = self.tokenizer.convert_tokens_to_ids(self.markers[1])
+        slots = [index for index, token in enumerate(ids) if token == slot_id]
+        if len(slots) != example.questions[0].count(SLOT):
+            raise SelfxError(
+                f"{len(slots)} placeholders in the prompt of example {example.id}",
+                expected=f"{example.questions[0].count(SLOT)}",
+                hint=f"a target text that itself contains {self.markers[1]} cannot be used",
+            )
+        return Prompt(tuple(ids), slots[0] if slots else -1)
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """The answer's tokens and the one that ends it."""
+        return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
+
+    def _frame(self, system: str, text: str) -> str:
+        if self.style == "plain":
+            return f"{system}\n\n{text}\n" if system else f"{text}\n"
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": text})
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def _encode(self, text: str) -> list[int]:
+        special = self.style == "plain"  # a chat template writes its own
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def make_prompter(tokenizer: Any, end_ids: tuple[int, ...], style: Style) -> Prompter:
+    """The prompter for a tokenizer.
+
+    Raises:
+      SelfxError: no free markers, no token to end an answer, or `chat` without a template.
+    """
+    if style == "chat" and not tokenizer.chat_template:
+        raise SelfxError("a tokenizer without a chat template", hint="--style plain")
+    if not end_ids:
+        raise SelfxError("a model that names no end token", expected="eos_token_id in its config")
+    vocabulary = tokenizer.get_vocab()
+    for markers in MARKERS:
+        if all(marker in vocabulary for marker in markers):
+            return Prompter(tokenizer, style, markers, end_ids[0])
+    raise SelfxError(
+        "a tokenizer without reserved tokens for the placeholder",
+        expected=" or ".join(" ".join(markers) for markers in MARKERS),
+        hint="add a triple of its unused special tokens to selfx.explainer.prompts.MARKERS",
+    )

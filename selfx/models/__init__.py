@@ -1,0 +1,1 @@
+"""Decoders as frozen parameter trees, and pure functions of them."""

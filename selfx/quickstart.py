@@ -1,0 +1,110 @@
+"""The whole path, small, on a real model: what `selfx quickstart` runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.run import Evaluation, evaluate
+from selfx.evaluation.table import score_table
+from selfx.explainer.answer import load_explainer
+from selfx.explainer.fit import fit
+from selfx.explainer.run import Training
+from selfx.explainer.step import Optimization
+from selfx.progress import progress
+from selfx.tasks.trace import trace
+from selfx.weights.load import LanguageModel, load
+
+MODEL = "smollm2-135m-instruct"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """One task of the quickstart: what it asks, how much of it, how it is learned."""
+
+    task: str
+    why: str
+    limit: int
+    training: Training
+    evaluation: Evaluation
+
+
+LESSONS = (
+    Lesson(
+        "activation-patching",
+        "We carry an activation from one fact's text into another's and see whether the next token "
+        "changes. The explainer gets the activation as one token of its prompt and must say what "
+        "happened. Controls give it zeros, another example's activation, or a rotated one: only "
+        "what is lost then was read from the activation.",
+        limit=720,
+        training=Training(
+            epochs=2, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
+        ),
+        evaluation=Evaluation(limit=128, max_new_tokens=24),
+    ),
+    Lesson(
+        "input-ablation",
+        "We ask a multiple-choice question with a hint, then without. The explainer sees the "
+        "hinted question and must say what the answer would be without the hint.",
+        limit=320,
+        training=Training(
+            epochs=2, batch_size=8, style="chat", optimization=Optimization(1e-3, "linear", 5)
+        ),
+        evaluation=Evaluation(limit=96, max_new_tokens=24),
+    ),
+)
+
+
+def quickstart(
+    out: Path, model: str = MODEL, lessons: tuple[Lesson, ...] = LESSONS
+) -> dict[str, Any]:
+    """Traces, trains and evaluates both tasks; returns the scores, the report's path, the time.
+
+    Args:
+      out: where everything goes; what is there already is not done again.
+      model: target and explainer alike, so that it explains itself.
+      lessons: the tasks and their sizes.
+    """
+    say = Console(stderr=True, highlight=False, soft_wrap=True).print
+    began = time.monotonic()
+    say(f"[bold]1. The model.[/] {model} is both the target that is studied and the explainer.")
+    lm = load(model)
+    say(f"   {lm.config.n_parameters / 1e6:.0f} M parameters, {lm.config.n_layers} layers\n")
+    scores = {
+        lesson.task: _learn(lm, out, number, lesson, say)
+        for number, lesson in enumerate(lessons, start=2)
+    }
+    page = out / "report.html"
+    write_report(page, [load_evaluation(_folder(out, lesson, "scores")) for lesson in lessons])
+    seconds = time.monotonic() - began
+    say("[bold]What came out.[/] Percent, with 95 % bootstrap intervals.\n")
+    for result in scores.values():
+        say(score_table(result) + "\n")
+    say(f"report: {page}\ntime: {seconds / 60:.1f} minutes")
+    return {"scores": scores, "report": str(page), "seconds": round(seconds, 1)}
+
+
+def _learn(lm: LanguageModel, out: Path, number: int, lesson: Lesson, say: Any) -> dict[str, Any]:
+    """Traces, trains and evaluates one task; its scores."""
+    say(f"[bold]{number}. {lesson.task}.[/] {lesson.why}")
+    began = time.monotonic()
+    data, run, scores = (_folder(out, lesson, name) for name in ("trace", "run", "scores"))
+    with progress("   running the experiments") as report:
+        traced = trace(lesson.task, lm, data, limit=lesson.limit, progress=report)
+    counts = traced["counts"]
+    say(f"   {counts['train']} examples to learn from, {counts['test']} held out by subject")
+    with progress("   training the explainer") as report:
+        fit(lm, [data], run, lesson.training, report=report)
+    with progress("   asking held-out questions") as report:
+        result = evaluate(load_explainer(run, lm), data, scores, lesson.evaluation, report=report)
+    say(f"   done in {(time.monotonic() - began) / 60:.1f} minutes: {scores}\n")
+    return result
+
+
+def _folder(out: Path, lesson: Lesson, name: str) -> Path:
+    return Path(out) / lesson.task / name
