@@ -27,3 +27,11 @@ def smollm2():
     import selfx
 
     return selfx.load("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The random model of `selfx.testing`: four layers, float32."""
+    from selfx.testing import tiny_model
+
+    return tiny_model()

@@ -95,12 +95,8 @@ class TorchPatcher:
             ids, mask, _ = self._pad([p.source_ids for p in rows])
             at = torch.tensor([p.source_pos for p in rows])
             seen: list[torch.Tensor] = []
-            hooks = [
-                layer.register_forward_hook(
-                    lambda m, i, o: seen.append(_hidden(o)[torch.arange(len(at)), at])
-                )
-                for layer in self.model.model.layers
-            ]
+            reader = _reader(at, seen)
+            hooks = [layer.register_forward_hook(reader) for layer in self.model.model.layers]
             self.model.model(ids, attention_mask=mask, use_cache=False)
             for hook in hooks:
                 hook.remove()
@@ -127,6 +123,13 @@ class TorchPatcher:
 
 def _hidden(output: torch.Tensor | tuple) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
+
+
+def _reader(at: torch.Tensor, seen: list[torch.Tensor]):
+    def read(module, inputs, output):
+        seen.append(_hidden(output)[torch.arange(len(at)), at])
+
+    return read
 
 
 def _writer(rows: torch.Tensor, at: torch.Tensor, values: torch.Tensor):

@@ -9,6 +9,7 @@ it is the stronger rival on the has-changed score.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -43,7 +44,11 @@ def majority_per_cell(
 
 
 Baseline = Callable[[Sequence["Example"], Sequence["Example"]], list[str]]
-BASELINES: dict[str, Baseline] = {"majority": majority, "majority-per-cell": majority_per_cell}
+BASELINES: dict[str, Baseline] = {
+    "majority": majority,
+    "majority-per-cell": majority_per_cell,
+    "majority-verdict-per-cell": functools.partial(majority_per_cell, by="verdict"),
+}
 
 
 def get_baseline(name: str) -> Baseline:

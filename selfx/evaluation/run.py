@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from selfx.evaluation.controls import CONTROLS, get_control
 from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.scores import Answered, write_evaluation
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
+from selfx.explainer.fit import check_widths
 from selfx.files import write_json
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
@@ -85,6 +87,7 @@ def evaluate(
     settings.check()
     trace = load_trace(data)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
+    check_widths(test, explainer.base)
     asked = _Asked(explainer, test, Path(out), settings, report)
     answered = [asked.under(control) for control in _controls(test, settings)]
     answered += [
@@ -99,8 +102,8 @@ def evaluate(
         seed=settings.seed,
         provenance=_provenance(explainer, trace, settings),
     )
-    asked.forget()
     write_report(Path(out) / "report.html", [load_evaluation(out)])
+    asked.forget()
     return scores
 
 
@@ -172,10 +175,7 @@ class _Asked:
 
     def forget(self) -> None:
         """Removes what was kept for resuming."""
-        for file in self.folder.glob("*.json"):
-            file.unlink()
-        if self.folder.exists():
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _ask(self, explainer: Explainer, vectors: np.ndarray, label: str) -> list[str]:
         file = self.folder / f"{label}-{self._key(explainer, vectors)}.json"

@@ -14,7 +14,7 @@ HEADINGS = {
 
 
 def score_table(scores: Mapping[str, Any]) -> str:
-    """The rows of `scores.json` as aligned columns, in percent with 95 % intervals, and the lift."""
+    """The rows of `scores.json` in aligned columns, percent with 95 % intervals, and the lift."""
     head = ["explainer", "vector", *HEADINGS.values()]
     body = [
         [

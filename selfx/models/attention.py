@@ -14,8 +14,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, tap: Ta
     """Values mixed by attention, `[b, t, h, e]`.
 
     The products and the softmax are in float32 whatever the inputs' dtype. What a token may not
-    see gets no weight whatever its score; so does what an edit scores at minus infinity. Where
-    nothing is left (padding) all weights are 0, so that no NaN can reach a real token.
+    see gets no weight whatever an edit writes, and neither does what one scores at minus infinity.
+    Where nothing is left (padding) all weights are 0, so that no NaN can reach a real token.
 
     Args:
       q: `[b, t, h, e]`, turned.
@@ -30,8 +30,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, tap: Ta
     scores = jnp.einsum("btkge,bske->btkgs", grouped, k, preferred_element_type=jnp.float32)
     scores = tap("attn_scores", scores.reshape(b, t, h, -1) / math.sqrt(e))
     lowest = jnp.finfo(scores.dtype).min
-    hidden = ~visible[:, :, None, :] | (scores <= lowest)
-    probs = jax.nn.softmax(jnp.where(hidden, lowest, scores), axis=-1)
-    probs = tap("attn_probs", jnp.where(hidden, 0, probs)).astype(v.dtype)
+    visible = visible[:, :, None, :]
+    reached = visible & ~(scores <= lowest)
+    probs = jax.nn.softmax(jnp.where(reached, scores, lowest), axis=-1)
+    probs = tap("attn_probs", jnp.where(reached, probs, 0), within=visible).astype(v.dtype)
     mixed = jnp.einsum("btkgs,bske->btkge", probs.reshape(b, t, groups, h // groups, -1), v)
     return mixed.reshape(b, t, h, e)

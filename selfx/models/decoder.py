@@ -138,7 +138,7 @@ def forward(
     return Output(logits, {**tap.seen, **layered}, cache)
 
 
-def check_text(tokens: jax.Array, mask: jax.Array | None, cache: Cache | None = None) -> None:
+def check_text(tokens: Array, mask: Array | None, cache: Cache | None = None) -> None:
     """Raises SelfxError where tokens, mask and cache do not fit together."""
     if jnp.ndim(tokens) != 2:
         raise SelfxError(f"tokens of shape {list(jnp.shape(tokens))}", expected="[b, t]")

@@ -4,7 +4,8 @@ Axes: `b` batch, `t` target position, `s` source position, `d` residual width, `
 `k` key/value head, `e` head width, `f` MLP width, `l` layer, `v` vocabulary, `r` rank.
 
 Every site's array begins with `[b, t]`; a capture of a site inside the layers gains a leading `l`.
-Positions count real tokens: padding is -1 and no edit or capture ever addresses it.
+Positions count real tokens: padding is -1 and no edit or capture ever addresses it. Only the source
+axis counts slots, as the run has them: padding included, and a cache's empty room.
 """
 
 from __future__ import annotations

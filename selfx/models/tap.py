@@ -134,10 +134,12 @@ class Tap:
         self.edits, self.capture, self.at = edits, capture, at
         self.seen: dict[str, jax.Array] = {}
 
-    def __call__(self, site: str, x: jax.Array) -> jax.Array:
-        """`x` `[b, t, ...]` as the rest of the model sees it."""
+    def __call__(self, site: str, x: jax.Array, within: jax.Array | None = None) -> jax.Array:
+        """`x` `[b, t, ...]` as the rest of the model sees it: 0 where an edit wrote not `within`."""
         for edit in self.edits.get(site, ()):
             x = edit(x, self.at)
+        if within is not None and self.edits.get(site):
+            x = jnp.where(within, x, 0)
         if site in self.capture:
             self.seen[site] = gather_positions(x, self.at.position, self.capture[site].positions)
         return x
