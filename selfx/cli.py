@@ -23,7 +23,7 @@ Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 class Pull:
     """Bring a model into the cache and check its hash.
 
-    Examples:
+    For example:
       selfx pull smollm2-135m-instruct
       selfx pull meta-llama/Llama-3.2-1B
     """
@@ -51,7 +51,7 @@ class Patch:
     {"base": id, "patched": id, "margin": m}, m the patched run's distance between its two best
     logits.
 
-    Examples:
+    For example:
       selfx patch --model smollm2-135m-instruct --pairs pairs.jsonl --out outcomes.jsonl
     """
 
@@ -89,7 +89,7 @@ class Trace:
 
     The same command again goes on where it stopped.
 
-    Examples:
+    For example:
       selfx trace activation-patching --target smollm2-135m-instruct --out traces/patching
       selfx trace input-ablation --target smollm2-135m-instruct --out traces/hints --limit 500
     """
@@ -119,7 +119,7 @@ class Trace:
 
         _positive(limit=self.limit)
         check_task(self.task)
-        options = dict(_setting(text) for text in self.option)
+        options = dict(setting(text) for text in self.option)
         target = load(self.target)
         with progress(f"tracing {self.task}") as report:
             return trace(
@@ -138,7 +138,7 @@ class Trace:
 class Train:
     """Teach an explainer to answer a trace's questions; resumes where it stopped.
 
-    Examples:
+    For example:
       selfx train --data traces/patching --explainer smollm2-135m-instruct --out runs/patching
       selfx train --data traces/a traces/b --explainer smollm2-135m-instruct --out runs/both
     """
@@ -224,7 +224,7 @@ _SHARED = (
 class Evaluate:
     """Score an explainer on a trace's held-out questions, with controls, baselines and intervals.
 
-    Examples:
+    For example:
       selfx evaluate --data traces/patching --explainer runs/patching --out scores/patching
       selfx evaluate --data traces/patching --explainer smollm2-135m-instruct --out scores/untrained
     """
@@ -238,7 +238,7 @@ class Evaluate:
     controls: tuple[str, ...] | None = None
     """What the vector is replaced by: zero, shuffled, rotated; none given runs all."""
     baselines: tuple[str, ...] | None = None
-    """untrained, majority, majority-per-cell; none given runs all."""
+    """untrained, majority, majority-per-cell, majority-verdict-per-cell; none given runs all."""
     limit: int = 0
     """Ask this many test questions; 0 asks all."""
     max_new_tokens: int = 40
@@ -273,7 +273,7 @@ class Evaluate:
 class Report:
     """Write one self-contained HTML page about one evaluation or several.
 
-    Examples:
+    For example:
       selfx report scores/patching scores/hints --out report.html
     """
 
@@ -298,7 +298,7 @@ class Report:
 class Quickstart:
     """Everything above, small, on a real model, from nothing: about ten minutes on two cores.
 
-    Examples:
+    For example:
       selfx quickstart
       selfx quickstart --out runs/first
     """
@@ -363,15 +363,15 @@ def _words(result: dict[str, Any]) -> str:
 def _explainer(source: str) -> Any:
     """The explainer of a run folder, or a model as it is."""
     from selfx.explainer.answer import load_explainer, untrained
-    from selfx.explainer.run import Training
+    from selfx.explainer.run import Run, Training
     from selfx.weights.load import load
 
-    if (Path(source) / "metrics.jsonl").exists() or (Path(source) / "adapter").exists():
+    if Run(Path(source)).exists():
         return load_explainer(source)
     return untrained(load(source), Training())
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """`name=value` with the value as JSON if it is, else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():

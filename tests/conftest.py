@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and the oracle that several folders compare with."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -11,14 +12,19 @@ if FLAG not in os.environ.get("XLA_FLAGS", ""):  # read when jax is first import
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
 
 
-@pytest.fixture(scope="session")
-def numpy_llama():
-    """The module `tests/parity/numpy_llama.py`."""
-    path = Path(__file__).parent / "parity" / "numpy_llama.py"
-    spec = importlib.util.spec_from_file_location("numpy_llama", path)
+def _module(name, *path):
+    """A file of the tests as a module: the folders are no packages."""
+    file = Path(__file__).parent.joinpath(*path)
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def numpy_llama():
+    """The module `tests/parity/numpy_llama.py`."""
+    return _module("numpy_llama", "parity", "numpy_llama.py")
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +41,148 @@ def tiny():
     from selfx.testing import tiny_model
 
     return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory):
+    """Keeps compiled programs on disk, for tests that make the same ones again and again.
+
+    A child process with the environment that this returns shares them.
+    """
+    import jax
+
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield {**os.environ, **{name.upper(): str(value) for name, value in settings.items()}}
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def write_tiny(tmp_path_factory):
+    """A function: a tiny model (of some config and seed) as a Hugging Face folder."""
+    from safetensors.numpy import save_file
+
+    from selfx.testing import tiny_config, tiny_model, tiny_tokenizer
+
+    writer = _module("weights_conftest", "weights", "conftest.py")
+
+    def write(seed=0, **changes):
+        path = tmp_path_factory.mktemp("models") / f"tiny-{seed}"
+        path.mkdir()
+        model = tiny_model(tiny_config(**changes), seed)
+        config = writer.hf_config(model.config, eos_token_id=2)
+        (path / "config.json").write_text(json.dumps(config))
+        save_file(writer.hf_tensors(model), path / "model.safetensors")
+        tiny_tokenizer().save_pretrained(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(write_tiny):
+    """The model and tokenizer of `selfx.testing` as a Hugging Face folder."""
+    return write_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tiny_folder):
+    """The same, loaded."""
+    import selfx
+
+    return selfx.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def planted_trace(planted):
+    """A function: the planted examples as a trace folder of activation patching, read back whole.
+
+    The answer changes from `cyan` to the class that the vector names, or stays `cyan` for `red`.
+    """
+    import pyarrow as pa
+
+    from selfx.files import write_json
+    from selfx.tasks.schema import PATCHING, SCHEMAS
+    from selfx.tasks.store import write_shards
+
+    def row(example):
+        after = "cyan" if example.content == "red" else example.content
+        return {
+            "layer": [1, 2],
+            "input_tokens": ["Sky", " is"],
+            "original_continuation": [" cyan"],
+            "ablated_continuation": [f" {after}"],
+            "is_different": after != "cyan",
+            "patch_position": {
+                "intervention_vector": example.vector,
+                "orig_pos": 1,
+                "orig_text_token": " is",
+            },
+            "token_type": "last",
+            "id": example.id,
+            "group": example.group,
+            "cell": example.cell,
+            "split": example.split,
+        }
+
+    def write(folder, train=48, test=16, **settings):
+        counts = {"train": train, "test": test}
+        tables = {}
+        for split, n in counts.items():
+            rows = [row(example) for example in planted(n, split=split, **settings)]
+            tables[split] = [pa.Table.from_pylist(rows, SCHEMAS[PATCHING])]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_shards(folder, SCHEMAS[PATCHING], tables)
+        record = {"task": PATCHING, "target": "tiny", "target_hash": "0" * 64, "counts": counts}
+        write_json(folder / "trace.json", record)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def planted():
+    """A function: examples whose vector names one of four classes, and whose answer says which.
+
+    The text says nothing: without the vector a quarter can be guessed. `shuffled` gives everybody
+    somebody's vector, so that nothing can be learned.
+    """
+    import numpy as np
+
+    from selfx.tasks.example import SLOT, Example
+
+    classes = ("red", "blue", "green", "grey")
+
+    def make(n, *, seed=0, split="train", shuffled=False, width=32):
+        rng = np.random.default_rng((seed, split == "test"))
+        directions = np.random.default_rng(99).standard_normal((4, width))
+        examples = []
+        for i in range(n):
+            own = int(rng.integers(4)) if shuffled else i % 4
+            vector = directions[own] + 0.3 * rng.standard_normal(width)
+            examples.append(
+                Example(
+                    id=f"{split}-{i}",
+                    task="activation-patching",
+                    split=split,
+                    group=f"{split}-{i // 4}",
+                    cell=f"cell {i % 3}",
+                    system="",
+                    questions=(f"{SLOT}?", f"Which is {SLOT}?"),
+                    answer=classes[i % 4],
+                    changed=i % 2 == 0,
+                    content=classes[i % 4],
+                    vector=vector.astype(np.float32),
+                    details={},
+                )
+            )
+        return examples
+
+    return make

@@ -13,11 +13,9 @@ import numpy as np
 from selfx.errors import SelfxError
 from selfx.explainer.fit import check_widths
 from selfx.explainer.injection import injection
-from selfx.explainer.lora import merge
+from selfx.explainer.lora import check_adapters, merge
 from selfx.explainer.prompts import Prompt, Prompter, make_prompter
 from selfx.explainer.run import Run, Training
-from selfx.explainer.step import Optimization
-from selfx.files import read_json
 from selfx.models.decoder import Decoder
 from selfx.models.generate import generate
 from selfx.progress import Report, silent
@@ -55,20 +53,17 @@ def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Exp
       SelfxError: no finished run there, or its model's weights are not what they were.
     """
     run = Run(Path(source))
-    record = read_json(run.config, hint="a folder that `selfx train` wrote")
+    record = run.record()
     base = load(record["explainer"]) if base is None else base
     if base.hash != record["explainer_hash"]:
         raise SelfxError(
             f"weights of {base.name} with hash {base.hash[:12]}",
             expected=f"{record['explainer_hash'][:12]}, which {run.path} was trained from",
         )
-    settings = dict(record["training"])
-    optimization = Optimization(**settings.pop("optimization"))
-    training = Training(**settings, optimization=optimization)
-    explainer = untrained(base, training)
-    return dataclasses.replace(
-        explainer, name=str(source), model=merge(base.model, run.load_adapter())
-    )
+    adapters = run.load_adapter()
+    check_adapters(adapters, base.config)
+    explainer = untrained(base, run.training())
+    return dataclasses.replace(explainer, name=str(source), model=merge(base.model, adapters))
 
 
 def untrained(base: LanguageModel, training: Training) -> Explainer:

@@ -59,7 +59,8 @@ def fit(
       training: the settings.
       fresh: forget what `out` holds of an earlier run.
       save_every: steps between checkpoints.
-      log_every: steps between lines of metrics.jsonl.
+      log_every: steps between lines of metrics.jsonl; a checkpoint adds one, so that no line's mean
+        reaches back before the step that a resumed run starts from.
       report: told of progress.
 
     Raises:
@@ -80,6 +81,7 @@ def fit(
     with checkpoints(run.checkpoints) as saved:
         state, start, log = _begin(explainer, training, total, saved, run)
         loop = _Loop(explainer, training, plan, total, saved, run, log, save_every, log_every)
+        loop.loss = json.loads(log[-1])["loss"] if log else None
         state = loop.go(state, start, report)
     run.save_adapter(state.adapters, training.alpha, explainer.name)
     return Fitted(run.path, total, start, loop.loss, time.monotonic() - began)
@@ -140,13 +142,14 @@ class _Loop:
             recent.append(metrics)
             tokens += batch.n_tokens
             done = index + 1
-            if done % self.log_every == 0 or done == self.total:
+            saving = done % self.save_every == 0 or done == self.total
+            if saving or done % self.log_every == 0:
                 self._log(done, recent, float(rate(index)))
                 recent = []
             speed = tokens / max(time.monotonic() - began, 1e-9)
             loss, compiled = float(metrics["loss"]), step._cache_size()  # type: ignore[attr-defined]
             report(done, self.total, f"loss {loss:.3f}, {speed:.0f} tokens/s, {compiled} compiled")
-            if done % self.save_every == 0 or done == self.total:
+            if saving:
                 self._save(state, done)
         return state
 

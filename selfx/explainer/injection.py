@@ -27,8 +27,9 @@ def rescale(model: Decoder, vectors: Array, scaling: Scaling, strength: float) -
         return vectors
     embed = model.embed[...].astype(jnp.float32)
     target = strength * jnp.linalg.norm(embed, axis=-1).mean()
-    norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-    return jnp.where(norms > 0, vectors * target / jnp.maximum(norms, 1e-12), 0)
+    squares = (vectors * vectors).sum(axis=-1, keepdims=True)
+    norms = jnp.sqrt(jnp.where(squares > 0, squares, 1))  # the root at 0 has no finite gradient
+    return jnp.where(squares > 0, vectors * target / norms, 0)
 
 
 def injection(

@@ -88,6 +88,19 @@ def map_shape(config: Config, name: str) -> tuple[int, int]:
     }[name]
 
 
+def check_adapters(adapters: Adapters, config: Config) -> None:
+    """Raises SelfxError where adapters are not of this model's maps and shapes."""
+    for name, adapter in adapters.items():
+        (n_in, n_out), rank = map_shape(config, name), adapter.a.shape[-1]
+        wanted = [(config.n_layers, n_in, rank), (config.n_layers, rank, n_out)]
+        found = [adapter.a.shape, adapter.b.shape]
+        if found != wanted:
+            raise SelfxError(
+                f"an adapter of shapes {found} for {name!r}",
+                expected=f"{wanted}, to fit the model",
+            )
+
+
 @jax.jit
 def merge(model: Decoder, adapters: Adapters) -> Decoder:
     """A copy of the model with the adapters added to its weights: one matrix, no detour."""

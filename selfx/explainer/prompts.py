@@ -10,9 +10,13 @@ from selfx.tasks.example import SLOT, Example
 
 Style = Literal["chat", "plain"]
 
-MARKERS = (
+MARKERS: tuple[tuple[str, str, str], ...] = (
     # (begin, slot, end): reserved tokens that a model's own text never uses
-    tuple(f"<|reserved_special_token_{n}|>" for n in (10, 12, 11)),  # Llama 3, as in the paper
+    (  # Llama 3, as in the paper
+        "<|reserved_special_token_10|>",
+        "<|reserved_special_token_12|>",
+        "<|reserved_special_token_11|>",
+    ),
     ("<|vision_start|>", "<|vision_pad|>", "<|vision_end|>"),  # Qwen, as in the paper
     ("<issue_start>", "<empty_output>", "<issue_closed>"),  # SmolLM2
     ("<begin>", "<slot>", "<end>"),  # selfx.testing
@@ -52,14 +56,21 @@ class Prompter:
     def prompt(self, example: Example, wording: int = 0) -> Prompt:
         """The example's question in one of its wordings."""
         text = example.questions[wording % len(example.questions)]
+        wanted = text.count(SLOT)
+        if wanted > 1:
+            raise SelfxError(
+                f"{wanted} times {SLOT} in the question of example {example.id}",
+                expected="at most one vector a question",
+                hint=f"a target text that itself contains {SLOT} cannot be used",
+            )
         text = text.replace(SLOT, "".join(self.markers))
         ids = self._encode(self._frame(example.system, text))
         slot_id = self.tokenizer.convert_tokens_to_ids(self.markers[1])
         slots = [index for index, token in enumerate(ids) if token == slot_id]
-        if len(slots) != example.questions[0].count(SLOT):
+        if len(slots) != wanted:
             raise SelfxError(
                 f"{len(slots)} placeholders in the prompt of example {example.id}",
-                expected=f"{example.questions[0].count(SLOT)}",
+                expected=f"{wanted}",
                 hint=f"a target text that itself contains {self.markers[1]} cannot be used",
             )
         return Prompt(tuple(ids), slots[0] if slots else -1)
@@ -90,10 +101,12 @@ def make_prompter(tokenizer: Any, end_ids: tuple[int, ...], style: Style) -> Pro
         raise SelfxError("a tokenizer without a chat template", hint="--style plain")
     if not end_ids:
         raise SelfxError("a model that names no end token", expected="eos_token_id in its config")
+    own = tokenizer.eos_token_id  # of several, the one that this model itself ends a turn with
+    end_id = own if own in end_ids else end_ids[0]
     vocabulary = tokenizer.get_vocab()
     for markers in MARKERS:
         if all(marker in vocabulary for marker in markers):
-            return Prompter(tokenizer, style, markers, end_ids[0])
+            return Prompter(tokenizer, style, markers, end_id)
     raise SelfxError(
         "a tokenizer without reserved tokens for the placeholder",
         expected=" or ".join(" ".join(markers) for markers in MARKERS),

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 
@@ -21,8 +22,15 @@ from selfx.explainer.injection import Scaling
 from selfx.explainer.lora import Adapters, Lora
 from selfx.explainer.prompts import Style
 from selfx.explainer.step import Optimization
-from selfx.files import read_json, write_json
+from selfx.files import read_json, unwritable, write_json
 from selfx.weights.peft import load_adapter, save_adapter
+
+POSITIVE = ("epochs", "batch_size", "rank", "alpha", "strength", "learning_rate", "clip")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "style": get_args(Style),
+    "scaling": get_args(Scaling),
+    "schedule": ("constant", "linear"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +63,17 @@ class Training:
 
     def check(self) -> None:
         """Raises SelfxError for settings that no run can have."""
-        wrong = {
-            "epochs": self.epochs <= 0,
-            "batch_size": self.batch_size < 1,
-            "rank": self.rank < 1,
-            "alpha": self.alpha <= 0,
-            "strength": self.strength <= 0,
-            "optimization.learning_rate": self.optimization.learning_rate <= 0,
-        }
-        for name, bad in wrong.items():
-            if bad:
-                raise SelfxError(f"{name} of 0 or less", expected="a positive number")
+        own, optimization = dataclasses.asdict(self), dataclasses.asdict(self.optimization)
+        values = {**own, **optimization}
+        for name in POSITIVE:
+            if not 0 < values[name] < math.inf:
+                raise SelfxError(f"{name} {values[name]}", expected="a positive number")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= values[name] < math.inf:
+                raise SelfxError(f"{name} {values[name]}", expected="0 or more")
+        for name, choices in CHOICES.items():
+            if values[name] not in choices:
+                raise SelfxError(f"{name} {values[name]!r}", expected=" or ".join(choices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +108,48 @@ class Run:
         Raises:
           SelfxError: the folder holds a run of other settings, or something else.
         """
-        if fresh:
+        if not self.exists():
+            _must_be_free(self.path)
+        elif fresh:
             self._clear()
-        if self.config.exists():
-            _must_match(self.path, read_json(self.config), record)
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise SelfxError(f"{self.path} holds files that no run wrote", hint="another --out")
         else:
+            _must_match(self.path, self.record(), record)
+        if not self.config.exists():
             write_json(self.config, record)
+
+    def exists(self) -> bool:
+        """Whether a run's settings are there; a model's folder has another `config.json`."""
+        if not self.config.exists():
+            return False
+        found = read_json(self.config)
+        return isinstance(found, dict) and {"explainer_hash", "training"} <= found.keys()
+
+    def record(self) -> dict[str, Any]:
+        """What config.json holds.
+
+        Raises:
+          SelfxError: there is no run.
+        """
+        if not self.exists():
+            raise SelfxError(f"no run in {self.path}", expected="a folder that `selfx train` wrote")
+        return read_json(self.config)
+
+    def training(self) -> Training:
+        """The settings it was trained with.
+
+        Raises:
+          SelfxError: there is no run, or another version wrote it.
+        """
+        settings = dict(self.record()["training"])
+        try:
+            optimization = Optimization(**settings.pop("optimization"))
+            return Training(**settings, optimization=optimization)
+        except (KeyError, TypeError) as error:
+            raise SelfxError(
+                f"the settings in {self.config} cannot be read: {error}",
+                expected="those of this version of selfx",
+                hint="train it again",
+            ) from error
 
     def save_adapter(self, adapters: Adapters, alpha: float, base: str) -> None:
         """Writes the result in PEFT's layout."""
@@ -123,11 +165,15 @@ class Run:
         return {name: Lora(jnp.asarray(a), jnp.asarray(b), scale) for name, (a, b) in pairs.items()}
 
     def _clear(self) -> None:
-        """Removes what a run writes, and nothing else."""
-        for folder in (self.checkpoints, self.adapter):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.config):
-            file.unlink(missing_ok=True)
+        """Removes what a run writes, and nothing else; the settings last, in case of a kill."""
+        try:
+            for folder in (self.checkpoints, self.adapter):
+                if folder.exists():
+                    shutil.rmtree(folder)
+            for file in (self.metrics, self.config):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
 
 def digest(folder: Path) -> str:
@@ -136,6 +182,14 @@ def digest(folder: Path) -> str:
     for file in sorted(folder.glob("*.parquet")):
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def _must_be_free(path: Path) -> None:
+    """Raises SelfxError where a new run would mix with other files; hidden ones do not count."""
+    if path.exists() and not path.is_dir():
+        raise SelfxError(f"{path} is a file", expected="a folder", hint="another --out")
+    if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise SelfxError(f"{path} holds files that no run wrote", hint="another --out")
 
 
 def _must_match(path: Path, old: Any, new: dict[str, Any]) -> None:

@@ -107,7 +107,7 @@ def make_step(
         )
         updates, moments = optimizer.update(grads, state.optimizer, state.adapters)
         adapters = optax.apply_updates(state.adapters, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return State(state.step + 1, adapters, moments), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -96,13 +96,13 @@ def inject(vectors: Any, *, positions: Any, layer: int | None = None) -> Edits:
 
     Args:
       vectors: `[b, d]`, one for each row.
-      positions: int `[b]`, the placeholder's position in each row.
+      positions: int `[b]`, the placeholder's position in each row; -1 for a row without one.
       layer: None replaces the embedding, as in arXiv 2511.08579; else what enters that layer.
     """
     site = find("embeddings" if layer is None else "resid_pre")
     edit = Affine(
         layers=_layers(layer, site),
-        positions=jnp.asarray(positions, jnp.int32).reshape(-1, 1),
+        positions=jnp.maximum(jnp.asarray(positions, jnp.int32).reshape(-1, 1), -1),
         part=_part(None, site),
         keep=jnp.zeros((1, 1), jnp.float32),
         value=_value(vectors, site),

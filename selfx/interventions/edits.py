@@ -72,13 +72,15 @@ class Affine:
                 f"an edit of {rows.pop()} rows at {site.name!r}", expected=f"1 row or {batch}"
             )
         if not isinstance(self.layers, jax.core.Tracer):
-            chosen = np.unique(self.layers)
+            chosen = np.unique(np.asarray(self.layers))
             check_layers(chosen[chosen >= 0].tolist(), config, site.layered, site.name)
-        if not isinstance(self.positions, jax.core.Tracer) and np.max(self.positions) >= length:
-            raise SelfxError(
-                f"position {int(np.max(self.positions))} at {site.name!r}",
-                expected=f"a position from 0 to {length - 1}",
-            )
+        if not isinstance(self.positions, jax.core.Tracer):
+            last = int(np.asarray(self.positions).max(initial=-1))
+            if last >= length:
+                raise SelfxError(
+                    f"position {last} at {site.name!r}",
+                    expected=f"a position from 0 to {length - 1}",
+                )
 
 
 class Edits(Mapping[str, tuple[Edit, ...]]):

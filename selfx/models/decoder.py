@@ -197,7 +197,7 @@ def _layers(
     reach = position if cache is None else source
     visible = (reach[:, None, :] >= 0) & (reach[:, None, :] <= position[:, :, None])
     tables = rotary_tables(config, position)
-    start = None if cache is None else cache.filled
+    start = jnp.int32(0) if cache is None else cache.filled
     picked = {site: at.layers for site, at in wanted.items() if at.layers is not None}
 
     def body(carry: Any, layer_inputs: Any) -> Any:
@@ -228,7 +228,7 @@ def _block(
     tap: Tap,
     adapters: Mapping[str, Adapter],
     past: tuple[jax.Array, jax.Array] | None,
-    start: jax.Array | None,
+    start: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
     """One layer: the residual `[b, t, d]` it leaves, and its keys and values with this text."""
     lora = adapters.get

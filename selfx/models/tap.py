@@ -135,7 +135,8 @@ class Tap:
         self.seen: dict[str, jax.Array] = {}
 
     def __call__(self, site: str, x: jax.Array, within: jax.Array | None = None) -> jax.Array:
-        """`x` `[b, t, ...]` as the rest of the model sees it: 0 where an edit wrote not `within`."""
+        """`x` `[b, t, ...]` as the rest of the model sees it; no edit writes outside `within`."""
+        x = _rounded(x)
         for edit in self.edits.get(site, ()):
             x = edit(x, self.at)
         if within is not None and self.edits.get(site):
@@ -147,6 +148,18 @@ class Tap:
     def wants(self, *sites: str) -> bool:
         """Whether any of these sites is edited or captured."""
         return any(site in self.edits or site in self.capture for site in sites)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """`x` as its dtype can hold it.
+
+    A compiler may carry bfloat16 sums on in float32. The model would then use other numbers than a
+    capture shows, and to patch them back would change the run.
+    """
+    kind = jnp.finfo(x.dtype)
+    if kind.bits >= 32:
+        return x
+    return jax.lax.reduce_precision(x.astype(jnp.float32), kind.nexp, kind.nmant).astype(x.dtype)
 
 
 def gather_positions(x: jax.Array, position: jax.Array, wanted: Any) -> jax.Array:

@@ -1,0 +1,42 @@
+"""Runs that go on from the middle of another: what stands before stays as it was computed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from selfx.models import cache as caches
+from selfx.models.cache import Cache
+from selfx.models.decoder import Decoder, forward
+
+
+@jax.jit
+def begin(model: Decoder, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, Cache]:
+    """The likeliest next token `[b]` of texts `[b, t]`, and the keys and values of their runs."""
+    cache = caches.empty(model.config, tokens.shape[0], tokens.shape[1], model.embed[...].dtype)
+    last = mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
+    out = forward(model, tokens, mask=mask, cache=cache, logits_at=last)
+    assert out.cache is not None
+    return out.logits[:, 0].argmax(axis=-1), out.cache
+
+
+@jax.jit(static_argnames="room")
+def before(cache: Cache, rows: jax.Array, start: jax.Array, *, room: int) -> Cache:
+    """What each of `rows` `[n]` held before position `start` `[n]`, and `room` for new tokens."""
+    slots = cache.position.shape[1]
+    blank = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
+    k, v = (jnp.pad(kept[:, rows], blank) for kept in (cache.k, cache.v))
+    position = cache.position[rows]
+    position = jnp.where(position < start[:, None], position, -1)
+    position = jnp.pad(position, ((0, 0), (0, room)), constant_values=-1)
+    return Cache(k, v, position, jnp.int32(slots))
+
+
+@jax.jit
+def choice_logits(
+    model: Decoder, past: Cache, tokens: jax.Array, mask: jax.Array, choices: jax.Array
+) -> jax.Array:
+    """Logits `[b, n]` of the tokens `choices` `[n]` next after texts that go on from `past`."""
+    last = past.next_position[:, None] + mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
+    out = forward(model, tokens, mask=mask, cache=past, logits_at=last)
+    return out.logits[:, 0, choices]

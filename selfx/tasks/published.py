@@ -1,0 +1,99 @@
+"""From a row of a shard to an example, whether the row is ours or published without our columns."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from selfx.errors import SelfxError
+from selfx.tasks.example import Example
+from selfx.tasks.pieces import pieces_to_text
+from selfx.tasks.schema import ABLATION, PATCHING
+from selfx.tasks.split import short_hash
+from selfx.tasks.wording import (
+    answer_content,
+    question_for_ablation,
+    questions_for_patching,
+    word,
+)
+
+_LETTER = re.compile(r"I think the answer is \(([A-D])\)")
+
+
+def patching_example(
+    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+) -> Example:
+    """The example of a row of activation patching.
+
+    A row without our columns is grouped by the statement that its prompt opens with, which names
+    the subject, so that rows about one subject are resampled together.
+    """
+    text = pieces_to_text(row["input_tokens"])
+    before, after = (
+        pieces_to_text(row[name]).strip()
+        for name in ("original_continuation", "ablated_continuation")
+    )
+    changed = before != after
+    token = pieces_to_text([row["patch_position"]["orig_text_token"]])
+    return Example(
+        id=row.get("id") or f"{split}-{number}",
+        task=PATCHING,
+        split=split,
+        group=row.get("group") or statement(text),
+        cell=row.get("cell") or patching_cell(row["token_type"], row["layer"]),
+        system="",
+        questions=questions_for_patching(row["layer"], token, text),
+        answer=word(changed, after),
+        changed=changed,
+        content=after,
+        vector=vector,
+        details=row,
+    )
+
+
+def ablation_example(
+    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+) -> Example:
+    """The example of a row of input ablation; without our columns, grouped by its question."""
+    hinted, plain = row["random_hint_prediction"].strip(), row["zeroshot_prediction"].strip()
+    changed = hinted != plain
+    prompt = row["hint_user_prompt"]
+    return Example(
+        id=row.get("id") or f"{split}-{number}",
+        task=ABLATION,
+        split=split,
+        group=row.get("group") or short_hash(row.get("question") or prompt),
+        cell=row.get("cell") or ablation_cell(_hint(prompt)),
+        system=row["system_prompt"],
+        questions=(question_for_ablation(prompt),),
+        answer=word(changed, answer_content(plain)),
+        changed=changed,
+        content=answer_content(plain),
+        vector=vector,
+        details=row,
+    )
+
+
+def patching_cell(token_type: str, layers: list[int]) -> str:
+    """The kind of a patch: where in the text, and which layers."""
+    return f"{token_type} × {layers[0]}-{layers[-1]}"
+
+
+def ablation_cell(letter: str) -> str:
+    """The kind of a hint."""
+    return f"hint {letter}"
+
+
+def statement(text: str) -> str:
+    """What a published prompt says before it lists options, special tokens and roles left out."""
+    opening = re.sub(r"<\|[^|]*\|>(?:(?:system|user|assistant)\n)?", "", text)
+    return opening.split("\n\nRespond with one of")[0].strip() or text
+
+
+def _hint(prompt: str) -> str:
+    found = _LETTER.search(prompt)
+    if found is None:
+        raise SelfxError(f"no hint in {prompt[-80:]!r}", expected="'I think the answer is (X)'")
+    return found[1]

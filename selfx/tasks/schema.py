@@ -1,0 +1,158 @@
+"""The columns of trace shards: the published ones by name and type, and our own after them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from selfx.errors import SelfxError
+
+PATCHING = "activation-patching"
+ABLATION = "input-ablation"
+
+_TEXTS = pa.list_(pa.string())
+_OWN = [
+    ("id", pa.string()),
+    ("group", pa.string()),
+    ("cell", pa.string()),
+    ("split", pa.string()),
+    ("changed", pa.bool_()),
+    ("target_hash", pa.string()),
+    ("seed", pa.int64()),
+    ("format", pa.string()),
+]
+
+POSITION = pa.struct(
+    [
+        ("counterfact_pos", pa.int64()),
+        ("counterfact_text_token", pa.string()),
+        ("intervention_vector", pa.list_(pa.float32())),
+        ("orig_pos", pa.int64()),
+        ("orig_text_token", pa.string()),
+    ]
+)
+
+PUBLISHED: dict[str, list[tuple[str, pa.DataType]]] = {
+    PATCHING: [
+        ("layer", pa.list_(pa.int32())),
+        ("input_tokens", _TEXTS),
+        ("original_continuation", _TEXTS),
+        ("ablated_continuation", _TEXTS),
+        ("is_different", pa.bool_()),
+        ("patch_position", POSITION),
+        ("counterfactual_text", pa.string()),
+        ("gt_original_target", pa.string()),
+        ("gt_counterfactual_target", pa.string()),
+        ("layer_hashable", pa.list_(pa.int32())),
+        ("token_type", pa.string()),
+    ],
+    ABLATION: [
+        ("index", pa.int64()),
+        ("question", pa.string()),
+        ("choices", _TEXTS),
+        ("correct_answer", pa.string()),
+        ("zeroshot_prediction", pa.string()),
+        ("random_hint_prediction", pa.string()),
+        ("hint_token_ids", pa.list_(pa.int64())),
+        ("original_prompt_full", pa.string()),
+        ("hint_prompt_full", pa.string()),
+        ("system_prompt", pa.string()),
+        ("original_user_prompt", pa.string()),
+        ("hint_user_prompt", pa.string()),
+        ("hint", pa.string()),
+        ("changed_pred_bc_hint", pa.bool_()),
+        ("ablation_prompt", pa.string()),
+    ],
+}
+"""What the datasets under `Transluce/` hold."""
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    PATCHING: (
+        "layer",
+        "input_tokens",
+        "original_continuation",
+        "ablated_continuation",
+        "is_different",
+        "patch_position",
+        "token_type",
+    ),
+    ABLATION: (
+        "zeroshot_prediction",
+        "random_hint_prediction",
+        "system_prompt",
+        "hint_user_prompt",
+    ),
+}
+"""Without which a row is no example."""
+
+SCHEMAS = {
+    PATCHING: pa.schema(
+        [
+            *PUBLISHED[PATCHING],
+            ("input_ids", pa.list_(pa.int32())),
+            ("source_ids", pa.list_(pa.int32())),
+            ("original_id", pa.int32()),
+            ("ablated_id", pa.int32()),
+            ("margin", pa.float32()),
+            *_OWN,
+        ]
+    ),
+    ABLATION: pa.schema(
+        [
+            *PUBLISHED[ABLATION],
+            ("zeroshot_scores", pa.list_(pa.float32())),
+            ("random_hint_scores", pa.list_(pa.float32())),
+            *_OWN,
+        ]
+    ),
+}
+"""What we write."""
+
+
+def task_of(schema: pa.Schema, path: Path) -> str:
+    """The task whose columns a file has.
+
+    Raises:
+      SelfxError: a needed column is missing or holds something else.
+    """
+    task = PATCHING if "patch_position" in schema.names or "layer" in schema.names else ABLATION
+    types = dict(SCHEMAS_BY_NAME[task])
+    missing = [name for name in NEEDED[task] if name not in schema.names]
+    if missing:
+        raise SelfxError(
+            f"{path} lacks column {', '.join(missing)} (it has {', '.join(schema.names)})",
+            expected=f"the columns of a trace of {task}: {', '.join(NEEDED[task])}",
+        )
+    for field in schema:
+        if field.name in types and _kind(field.type) != _kind(types[field.name]):
+            raise SelfxError(
+                f"{path}: column {field.name} is {_kind(field.type)}",
+                expected=_kind(types[field.name]),
+            )
+    return task
+
+
+def _kind(type_: pa.DataType) -> str:
+    """A type's name, widths of numbers and texts left out; what a struct holds is part of it."""
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"a list of {_kind(type_.value_type)}"
+    if pa.types.is_struct(type_):
+        fields = (f"{field.name}: {_kind(field.type)}" for field in sorted(type_, key=_name))
+        return f"a struct of {', '.join(fields)}"
+    tests = {
+        "text": lambda t: pa.types.is_string(t) or pa.types.is_large_string(t),
+        "whole numbers": pa.types.is_integer,
+        "numbers": pa.types.is_floating,
+        "true or false": pa.types.is_boolean,
+    }
+    return next((name for name, test in tests.items() if test(type_)), str(type_))
+
+
+def _name(field: pa.Field) -> str:
+    return field.name
+
+
+SCHEMAS_BY_NAME = {
+    task: {field.name: field.type for field in schema} for task, schema in SCHEMAS.items()
+}

@@ -1,0 +1,185 @@
+"""Trace folders: writing shards, and reading ours and published ones back as examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from selfx.errors import SelfxError
+from selfx.files import atomic, read_json
+from selfx.tasks.example import Example
+from selfx.tasks.published import ablation_example, patching_example
+from selfx.tasks.rows import first_line
+from selfx.tasks.schema import ABLATION, NEEDED, PATCHING, task_of
+
+TRACE = "trace.json"
+SPLITS = ("train", "test")
+ROWS_A_SHARD = 2000
+_HINT = "make one with: selfx trace TASK --target MODEL --out DIR"
+
+
+def write_shards(out: Path, schema: pa.Schema, tables: dict[str, list[pa.Table]]) -> dict[str, int]:
+    """Rows written for each split, as `train-00000.parquet` and so on; other shards are removed."""
+    counts, written = {}, set()
+    for split, parts in tables.items():
+        table = pa.concat_tables([schema.empty_table(), *parts]).combine_chunks()
+        counts[split] = table.num_rows
+        for shard in range(max(1, -(-table.num_rows // ROWS_A_SHARD))):
+            path = out / f"{split}-{shard:05d}.parquet"
+            with atomic(path) as temporary:
+                pq.write_table(table.slice(shard * ROWS_A_SHARD, ROWS_A_SHARD), temporary)
+            written.add(path)
+    for stray in set(_shards(out, "train") + _shards(out, "test")) - written:
+        stray.unlink()
+    return counts
+
+
+def load_trace(folder: str | Path) -> dict[str, Any]:
+    """What `trace.json` says; of a folder of published shards, the task alone.
+
+    Raises:
+      SelfxError: there is no trace in the folder, or it is not finished.
+    """
+    folder = Path(folder)
+    if (folder / TRACE).exists():
+        record = read_json(folder / TRACE, hint=_HINT)
+        if not isinstance(record, dict) or record.get("task") not in NEEDED:
+            raise SelfxError(
+                f"{folder / TRACE} names no task", expected=f"one of {', '.join(NEEDED)}"
+            )
+        return record
+    shards = [path for split in SPLITS for path in _shards(folder, split)]
+    if not shards or (folder / ".blocks").exists():
+        raise _no_trace(folder)
+    task = task_of(_schema(shards[0]), shards[0])
+    return {"task": task, "target": None, "target_hash": None, "settings": {}, "seed": None}
+
+
+def load_examples(folder: str | Path, split: str) -> list[Example]:
+    """The examples of a split, in the order of their shards.
+
+    Args:
+      folder: a trace folder, or one with published shards (`train-00000-of-00002.parquet`).
+      split: `train` or `test`.
+
+    Raises:
+      SelfxError: no trace, an unfinished one, an unknown split, a file that cannot be read, a
+        column missing or of the wrong type.
+    """
+    folder = Path(folder)
+    if split not in SPLITS:
+        raise SelfxError(f"split {split!r}", expected=f"one of {', '.join(SPLITS)}")
+    task = load_trace(folder)["task"]
+    shards = _shards(folder, split)
+    if not shards:
+        raise SelfxError(f"no {split}-*.parquet in {folder}", hint=_HINT)
+    examples: list[Example] = []
+    seen: set[str] = set()
+    for path in shards:
+        for example in _read(path, task, split, len(examples)):
+            if example.id in seen:
+                raise SelfxError(f"{path}: id {example.id} twice", expected="an id a row")
+            seen.add(example.id)
+            examples.append(example)
+    return examples
+
+
+def open_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table in a file.
+
+    Raises:
+      SelfxError: it is empty, cut off, or no parquet.
+    """
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read(path: Path, task: str, split: str, start: int) -> list[Example]:
+    found = task_of(_schema(path), path)
+    if found != task:
+        raise SelfxError(f"{path} holds {found}", expected=task)
+    table = open_parquet(path)
+    _check_filled(table, task, path)
+    vectors: Sequence[np.ndarray | None] = [None] * table.num_rows
+    if task == PATCHING:
+        vectors = _vectors(table, path)
+        table = _without_vectors(table)
+    make = patching_example if task == PATCHING else ablation_example
+    rows = zip(table.to_pylist(), vectors, strict=True)
+    try:
+        return [make(row, split, vector, start + n) for n, (row, vector) in enumerate(rows)]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, SelfxError):
+            raise SelfxError(f"{path}: {error}") from error
+        raise SelfxError(f"{path}: a row that is no example ({error!r})") from error
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """Shards in the folder, or in its `data/`, where the hub puts them."""
+    return sorted(folder.glob(f"{split}-*.parquet")) or sorted(
+        folder.glob(f"data/{split}-*.parquet")
+    )
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_filled(table: pa.Table, task: str, path: Path) -> None:
+    for name in NEEDED[task]:
+        if table[name].null_count:
+            raise SelfxError(f"{path}: column {name} is empty in {table[name].null_count} rows")
+
+
+def _vectors(table: pa.Table, path: Path) -> Sequence[np.ndarray | None]:
+    """float32 `[d]` of every row, without a Python object for every number."""
+    if not table.num_rows:
+        return []
+    column = table["patch_position"].combine_chunks().field("intervention_vector")
+    width = len(column[0]) if column[0].is_valid else 0
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    lengths = pc.list_value_length(column)
+    if not width or pc.unique(lengths).to_pylist() != [width]:
+        raise SelfxError(f"{path}: vectors of different widths", expected=f"{width} numbers each")
+    if not np.isfinite(flat).all():
+        raise SelfxError(f"{path}: a vector with a number that is not finite")
+    return list(flat.reshape(-1, width))
+
+
+def _without_vectors(table: pa.Table) -> pa.Table:
+    column = table["patch_position"].combine_chunks()
+    names = [field.name for field in column.type if field.name != "intervention_vector"]
+    rest = pa.StructArray.from_arrays([column.field(name) for name in names], names)
+    place = table.schema.get_field_index("patch_position")
+    return table.set_column(place, "patch_position", rest)
+
+
+def _unreadable(path: Path, error: Exception) -> SelfxError:
+    return SelfxError(
+        f"{path} is no readable parquet file: {first_line(error)}",
+        hint="it may be empty or cut off; make the trace again or copy the file again",
+    )
+
+
+def _no_trace(folder: Path) -> SelfxError:
+    if (folder / ".blocks").exists():
+        return SelfxError(
+            f"the trace in {folder} is not finished",
+            expected=f"a {TRACE} in it",
+            hint="run the same selfx trace command again; it goes on where it stopped",
+        )
+    return SelfxError(f"no trace in {folder}", expected=f"{TRACE} and parquet shards", hint=_HINT)
+
+
+__all__ = ["ABLATION", "PATCHING", "load_examples", "load_trace", "open_parquet", "write_shards"]

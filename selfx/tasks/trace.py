@@ -1,0 +1,91 @@
+"""One entry to every task that makes ground truth."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selfx import data as own
+from selfx.errors import SelfxError
+from selfx.progress import silent
+from selfx.tasks.ablation import trace_ablation
+from selfx.tasks.blocks import Progress
+from selfx.tasks.patching import trace_patching
+from selfx.tasks.schema import ABLATION, PATCHING
+from selfx.weights.load import LanguageModel
+
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    PATCHING: trace_patching,
+    ABLATION: trace_ablation,
+}
+_OWN_DATA: dict[str, Callable[[], Path]] = {
+    PATCHING: own.facts_path,
+    ABLATION: own.questions_path,
+}
+
+
+def check_task(task: str) -> None:
+    """Raises SelfxError where there is no such task."""
+    if task not in TASKS:
+        near = difflib.get_close_matches(task, TASKS, 1)
+        raise SelfxError(
+            f"task {task!r}",
+            expected=f"one of {', '.join(TASKS)}",
+            hint=f"did you mean {near[0]}?" if near else "",
+        )
+
+
+def trace(
+    task: str,
+    target: LanguageModel,
+    out: str | Path,
+    *,
+    data: str | Path | None = None,
+    limit: int = 2000,
+    seed: int = 0,
+    progress: Progress = silent,
+    **options: Any,
+) -> dict[str, Any]:
+    """What `trace.json` says of the trace in `out`, made, completed, or found finished.
+
+    Args:
+      task: a name in `TASKS`.
+      target: the model to experiment on.
+      out: the trace folder.
+      data: facts or questions, a file or a hub id; None takes those that come with selfx.
+      limit: examples to keep, both splits together.
+      seed: decides every draw.
+      progress: called with (examples, limit, a note).
+      **options: the task's own settings, as its function names them.
+
+    Raises:
+      SelfxError: an unknown task or option, bad data, or a folder that holds another trace.
+    """
+    check_task(task)
+    _check_options(task, options)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 2:
+        raise SelfxError(f"limit={limit!r}", expected="a whole number of at least 2")
+    source = _OWN_DATA[task]() if data is None else data
+    return TASKS[task](
+        target, Path(out), data=source, limit=limit, seed=seed, progress=progress, **options
+    )
+
+
+def _check_options(task: str, options: dict[str, Any]) -> None:
+    """Raises SelfxError for an option that the task lacks or that is of another type."""
+    fixed = {"data", "limit", "seed", "progress"}
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(TASKS[task]).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in fixed
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise SelfxError(f"option {name!r} of {task}", expected=f"one of {', '.join(known)}")
+        wanted = float if isinstance(known[name], float) else type(known[name])
+        good = isinstance(value, (int, float) if wanted is float else wanted)
+        if not good or isinstance(value, bool):
+            raise SelfxError(f"{name}={value!r}", expected=f"a value like {known[name]!r}")

@@ -1,0 +1,58 @@
+"""The paper's sentences (arXiv 2511.08579): what is asked, and the two forms of a true answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfx.tasks.example import SLOT
+
+PATCHING = (
+    "If feature {slot} at layer {layer} is added to tokens {tokens} when processing the text"
+    " <<<{input}>>>, how would the output change?",
+    "When feature {slot} at layer {layer} is added at tokens {tokens} in the input <<<{input}>>>,"
+    " what happens to the model's output?",
+    "Consider the input text: <<<{input}>>>. If we steer layer {layer} towards feature {slot} at"
+    " tokens {tokens}, how does this affect the generated continuation?",
+    "Given the text <<<{input}>>>, what would be the effect on the output if feature {slot} at"
+    " layer {layer} is added to tokens {tokens}?",
+    "If we steer towards feature {slot} at layer {layer} and tokens {tokens} when processing"
+    " <<<{input}>>>, how would the model's response differ?",
+)
+"""The five templates; they say "added" although the vector replaces the residual."""
+
+ABLATION = "{prompt}\n\nIf the hint were removed how would the assistant answer change?"
+
+HINT = "\nHint: I think the answer is ({letter}) but I'm curious to hear what you think."
+
+HINT_SYSTEM = (
+    "The following are multiple choice questions (with a correct answer). Output only the answer"
+    " letter (A, B, C, or D) and nothing else, in the format Answer: x, where x is one of A, B,C,"
+    " or D."
+)
+"""The system message of both runs and of the question, spaced as published."""
+
+
+def word(changed: bool, content: str) -> str:
+    """The true answer: that the output changes to `content`, or that it stays `content`."""
+    if changed:
+        return f"The most likely output would change to <<<{content}>>>."
+    return f"The output would remain unchanged from <<<{content}>>>."
+
+
+def questions_for_patching(layers: Sequence[int], token: str, text: str) -> tuple[str, ...]:
+    """The five wordings for a vector written after `layers` at the token `token` of `text`."""
+    named = ", ".join(map(str, layers))
+    return tuple(
+        template.format(slot=SLOT, layer=named, tokens=f"<{token}>", input=text)
+        for template in PATCHING
+    )
+
+
+def question_for_ablation(hinted_user_prompt: str) -> str:
+    """The one wording for a hint removed; the prompt that holds the hint stands in it in full."""
+    return ABLATION.format(prompt=hinted_user_prompt)
+
+
+def answer_content(letter: str) -> str:
+    """How an answer letter is written in an answer."""
+    return f"Answer: {letter}"

@@ -1,0 +1,275 @@
+"""jit, vmap, grad, remat, pmap, shard_map and sharding, on our edits and on a user's own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from jax.sharding import PartitionSpec
+
+from selfx.errors import SelfxError
+from selfx.interventions.build import patch, steer
+from selfx.models.decoder import forward
+from selfx.models.generate import generate
+from selfx.sharding import make_mesh, shard, shard_batch
+from selfx.testing import tiny_config, tiny_model
+
+ROWS, LENGTH = 8, 6
+TOLERANCE = 1e-5
+
+
+@struct.dataclass
+class Turn:
+    """A user's edit: turns the activation in the plane of its first two coordinates."""
+
+    angle: jax.Array
+    layer: jax.Array
+
+    def __call__(self, x, at):
+        cos, sin = jnp.cos(self.angle), jnp.sin(self.angle)
+        turned = x.at[..., :2].set(x[..., :2] @ jnp.array([[cos, sin], [-sin, cos]]))
+        return jnp.where((at.layer == self.layer) & (at.position >= 2)[..., None], turned, x)
+
+
+def library(seed):
+    rng = np.random.default_rng(seed)
+    return patch(
+        "resid_post", rng.standard_normal(32), layers=int(rng.integers(4)), positions=2
+    ) | steer("z", rng.standard_normal((4, 8)), layers=[0, 2])
+
+
+def own(seed):
+    rng = np.random.default_rng(seed)
+    return {"resid_mid": (Turn(jnp.float32(rng.uniform(1, 3)), jnp.int32(rng.integers(4))),)}
+
+
+@pytest.fixture(scope="module", params=[library, own], ids=["ours", "own"])
+def make(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(61).integers(6, 262, (ROWS, LENGTH))
+
+
+def logits(model, tokens, edits):
+    return forward(model, tokens, edits=edits).logits
+
+
+jitted = jax.jit(logits)
+
+
+def loss(edits, model, tokens, remat=False):
+    """The loss of the next tokens; edits first, to differentiate by their numbers."""
+    scores = forward(model, tokens, edits=edits, remat=remat).logits[:, :-1]
+    return -jnp.take_along_axis(jax.nn.log_softmax(scores), tokens[:, 1:, None], axis=2).mean()
+
+
+def assert_same(got, want):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert one.shape == other.shape
+        assert np.abs(one - other).max() <= TOLERANCE * max(np.abs(other).max(), 1e-3)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def floats(edits):
+    """A function that puts numbers back among the edits' leaves, and the numbers themselves."""
+    leaves, treedef = jax.tree.flatten(edits)
+    numbers = {i: x for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)}
+
+    def rebuild(numbers):
+        return jax.tree.unflatten(treedef, [numbers.get(i, x) for i, x in enumerate(leaves)])
+
+    return rebuild, numbers
+
+
+def test_a_users_edit_is_what_it_says(tiny, tokens, numpy_llama):
+    edits = own(1)
+    turn = edits["resid_mid"][0]
+    cos, sin = np.cos(float(turn.angle)), np.sin(float(turn.angle))
+
+    def hook(site, layer, x):
+        if site != "resid_mid" or layer != int(turn.layer):
+            return x
+        x = x.copy()
+        x[2:, :2] = x[2:, :2] @ np.array([[cos, sin], [-sin, cos]])
+        return x
+
+    want = numpy_llama.run(tiny, tokens[0], hook).logits
+    got = jitted(tiny, tokens, edits)[0]
+    assert np.abs(got - want).max() <= 5e-5 * np.abs(want).max()
+    assert np.abs(want - numpy_llama.run(tiny, tokens[0]).logits).max() > 0.01
+
+
+def test_no_jit(tiny, tokens, make):
+    assert_same(logits(tiny, tokens, make(0)), jitted(tiny, tokens, make(0)))
+
+
+def test_vmap_over_a_grid_of_edits(tiny, tokens, make):
+    """Other layers, vectors and angles in every cell."""
+    several = [make(seed) for seed in range(3)]
+    grid = jax.jit(jax.vmap(logits, in_axes=(None, None, 0)))(tiny, tokens, stack(several))
+    assert_same(grid, jnp.stack([jitted(tiny, tokens, edits) for edits in several]))
+
+
+def test_vmap_over_where_an_edit_is_made(tiny, tokens):
+    """The constructor itself stands inside: a layer by position grid in one program."""
+    vector = np.ones(32, np.float32)
+
+    def cell(layer, position):
+        return logits(tiny, tokens, steer("resid_post", vector, layers=layer, positions=position))
+
+    layers, positions = jnp.arange(3), jnp.arange(1, 5)
+    over = jax.vmap(jax.vmap(cell, in_axes=(None, 0)), in_axes=(0, None))
+    grid = jax.jit(over)(layers, positions)
+    assert grid.shape[:2] == (3, 4)
+    for i, j in ((0, 0), (2, 3), (1, 2)):
+        edits = steer("resid_post", vector, layers=i, positions=j + 1)
+        assert_same(grid[i, j], jitted(tiny, tokens, edits))
+
+
+def test_vmap_over_models(tokens, make):
+    models = [tiny_model(tiny_config(n_layers=4), seed=seed) for seed in range(2)]
+    both = jax.jit(jax.vmap(logits, in_axes=(0, None, None)))(stack(models), tokens, make(0))
+    assert_same(both, jnp.stack([jitted(model, tokens, make(0)) for model in models]))
+
+
+def test_grad_and_vmap_of_grad_and_remat(tiny, tokens, make):
+    """By the edits' numbers and by all weights; recomputing layers gives the same."""
+    rebuild, numbers = floats(make(0))
+
+    def of_numbers(numbers, model, remat=False):
+        return loss(rebuild(numbers), model, tokens, remat)
+
+    both = jax.jit(jax.grad(of_numbers, argnums=(0, 1)), static_argnums=2)
+    plain = both(numbers, tiny, False)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(plain))
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(plain[0])) > 1e-4
+    assert_same(both(numbers, tiny, True), plain)
+    scaled = [jax.tree.map(lambda x, s=s: s * x, numbers) for s in (1.0, 0.5)]
+    mapped = jax.jit(jax.vmap(jax.grad(of_numbers), in_axes=(0, None)))(stack(scaled), tiny)
+    assert_same(jax.tree.map(lambda x: x[0], mapped), plain[0])
+    assert_same(jax.tree.map(lambda x: x[1], mapped), both(scaled[1], tiny, False)[0])
+
+
+def test_pmap_over_the_batch(tiny, tokens, make):
+    """One row a device; the edits shared."""
+    got = jax.pmap(logits, in_axes=(None, 0, None))(tiny, tokens[:, None], make(0))
+    assert len(got.sharding.device_set) == 8
+    assert_same(got[:, 0], jitted(tiny, tokens, make(0)))
+
+
+def test_pmap_over_edits(tiny, tokens, make):
+    """One experiment a device."""
+    several = [make(seed) for seed in range(8)]
+    got = jax.pmap(logits, in_axes=(None, None, 0))(tiny, tokens[:2], stack(several))
+    assert_same(got, jnp.stack([jitted(tiny, tokens[:2], edits) for edits in several]))
+
+
+def test_pmap_of_grad(tiny, tokens, make):
+    rebuild, numbers = floats(make(0))
+
+    def gradient(numbers, tokens):
+        grads = jax.grad(lambda n: loss(rebuild(n), tiny, tokens))(numbers)
+        return jax.lax.pmean(grads, "devices")
+
+    got = jax.pmap(gradient, "devices", in_axes=(None, 0))(numbers, tokens[:, None])
+    want = jax.jit(jax.grad(lambda n: loss(rebuild(n), tiny, tokens)))(numbers)
+    assert_same(jax.tree.map(lambda x: x[3], got), want)
+
+
+def test_shard_map_over_the_batch(tiny, tokens, make):
+    mesh = make_mesh(8, 1)
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    over = jax.shard_map(
+        logits, mesh=mesh, in_specs=(whole, split, whole), out_specs=split, check_vma=False
+    )
+    assert_same(jax.jit(over)(tiny, tokens, make(0)), jitted(tiny, tokens, make(0)))
+
+
+def test_an_edit_a_row_is_split_with_its_row(tiny, tokens):
+    rng = np.random.default_rng(62)
+    edits = patch(
+        "resid_post",
+        rng.standard_normal((ROWS, 4, 32)),
+        layers=rng.integers(0, 4, (ROWS, 2)),
+        positions=rng.integers(0, LENGTH, ROWS),
+        part=rng.random((ROWS, 32)) < 0.5,
+    )
+    edits = jax.tree.map(lambda x: jnp.broadcast_to(x, (ROWS, *x.shape[1:])), edits)
+    want = jitted(tiny, tokens, edits)
+    each = jax.tree.map(lambda x: x[:, None], edits)
+    assert_same(jax.pmap(logits, in_axes=(None, 0, 0))(tiny, tokens[:, None], each)[:, 0], want)
+    mesh = make_mesh(4, 2)
+    got = jitted(shard(tiny, mesh), shard_batch(tokens, mesh), shard_batch(edits, mesh))
+    assert_same(got, want)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(4, 2)
+
+
+def test_sharded_over_data_and_model(tiny, tokens, make, mesh):
+    """Weights and rows split over 4 x 2 devices: the same logits, captures and gradients."""
+    model, rows = shard(tiny, mesh), shard_batch(tokens, mesh)
+    got = jitted(model, rows, make(0))
+    assert len(got.sharding.device_set) == 8
+    assert got.addressable_shards[0].data.shape[0] == ROWS // 4
+    assert_same(got, jitted(tiny, tokens, make(0)))
+    gradient = jax.jit(jax.grad(lambda model, rows: loss(make(0), model, rows)))
+    grads = gradient(model, rows)
+    assert_same(grads, gradient(tiny, tokens))
+
+
+def test_generate_on_a_mesh_and_under_pmap(tiny, tokens, make, mesh):
+    continue_ = functools.partial(generate, max_new_tokens=4)
+    want = continue_(tiny, tokens, edits=make(0)).tokens.tolist()
+    split = continue_(shard(tiny, mesh), shard_batch(tokens, mesh), edits=make(0))
+    assert split.tokens.tolist() == want
+    mapped = jax.pmap(lambda rows: continue_(tiny, rows, edits=make(0)).tokens)(tokens[:, None])
+    assert mapped[:, 0].tolist() == want
+
+
+def test_rules_split_what_they_name(mesh):
+    config = tiny_config(attention_bias=True, mlp_bias=True)
+    model = shard(tiny_model(config), mesh)
+    blocks = model.blocks
+    for leaf, split in (
+        (blocks.q.w, (4, 32, 16)),
+        (blocks.k.w, (4, 32, 8)),
+        (blocks.v.b, (4, 8)),
+        (blocks.o.w, (4, 16, 32)),
+        (blocks.gate.w, (4, 32, 32)),
+        (blocks.up.b, (4, 32)),
+        (blocks.down.w, (4, 32, 32)),
+        (blocks.o.b, (4, 32)),
+        (blocks.attn_norm, (4, 32)),
+        (model.embed, (131, 32)),
+        (model.unembed.w, (32, 131)),
+        (model.final_norm, (32,)),
+    ):
+        assert leaf[...].addressable_shards[0].data.shape == split
+
+
+def test_what_does_not_divide_stays_whole(tiny, tokens):
+    mesh = make_mesh(2, 3)
+    model = shard(tiny, mesh)
+    assert model.blocks.gate.w[...].addressable_shards[0].data.shape == (4, 32, 64)
+    assert_same(jitted(model, shard_batch(tokens, mesh), None), jitted(tiny, tokens, None))
+
+
+def test_meshes():
+    assert dict(make_mesh().shape) == {"data": 8, "model": 1}
+    assert dict(make_mesh(model=2).shape) == {"data": 4, "model": 2}
+    assert dict(make_mesh(1, 1, devices=jax.devices()[3:4]).shape) == {"data": 1, "model": 1}
+    for data, model in ((8, 2), (-1, 16), (0, 1)):
+        with pytest.raises(SelfxError, match="at most 8 devices"):
+            make_mesh(data, model)

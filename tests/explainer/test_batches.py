@@ -1,0 +1,181 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from selfx.tasks.example import SLOT, Example
+from selfx.testing import tiny_tokenizer
+
+TURN_END = 2
+
+
+def examples(n, *, wordings=3, seed=0):
+    """Questions of different lengths, each with its number in it; every third has no vector."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        tail = "x" * int(rng.integers(0, 90))
+        slot = "" if i % 3 == 2 else SLOT
+        questions = tuple(f"{w}:{i}:{slot}{tail}" for w in range(wordings))
+        vector = None if i % 3 == 2 else np.full(32, i + 1, np.float32)
+        answer = "y" * int(rng.integers(1, 9)) + str(i)
+        made.append(
+            Example(f"e{i}", "t", "train", "g", "c", "", questions, answer, True, "x", vector, {})
+        )
+    return made
+
+
+def texts(batch):
+    """`(question, answer)` of every row that counts, read back from the arrays."""
+    decode = tiny_tokenizer().decode
+    read = []
+    for row in range(len(batch.tokens)):
+        real = batch.tokens[row][batch.mask[row]]
+        if not len(real):
+            continue
+        asked = batch.ask[row][batch.weights[row] > 0]
+        read.append((decode(real[: asked[0] + 1]), decode(batch.answers[row, : len(asked) - 1])))
+    return read
+
+
+def number(question):
+    return int(question.split(":")[1].rstrip("x\n").split("<")[0].split("x")[0])
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 4), (4, 4), (7, 4), (64, 4), (131, 4), (67, 2)])
+def test_every_example_once_an_epoch(plan_of, n, size):
+    plan = plan_of(examples(n), batch_size=size)
+    assert plan.steps_per_epoch == -(-n // size)
+    epochs = []
+    for epoch in range(3):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        seen = [number(q) for step in steps for q, _ in texts(plan.batch(step))]
+        assert sorted(seen) == list(range(n))
+        epochs.append(seen)
+    if n > 8:
+        assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_batch_is_a_function_of_seed_and_step(plan_of):
+    plan = plan_of(examples(37))
+    in_sequence = [plan.batch(step) for step in range(3 * plan.steps_per_epoch)]
+    for step in np.random.default_rng(0).permutation(len(in_sequence)):
+        same(plan_of(examples(37)).batch(int(step)), in_sequence[step])
+        same(plan.batch(int(step)), in_sequence[step])
+
+
+def test_another_seed_is_another_order(plan_of):
+    def order(seed):
+        plan = plan_of(examples(37), seed=seed)
+        return [texts(plan.batch(step)) for step in range(plan.steps_per_epoch)]
+
+    assert order(0) != order(1)
+
+
+def test_all_wordings_come_up_over_the_epochs(plan_of):
+    plan = plan_of(examples(6))
+    read = [texts(plan.batch(step)) for step in range(30 * plan.steps_per_epoch)]
+    seen = {(number(q), q[0]) for batch in read for q, _ in batch}
+    assert seen == {(i, str(w)) for i in range(6) for w in range(3)}
+
+
+def test_positions_asked_give_the_answer_back(plan_of):
+    """Question, answer and end from `tokens` alone; the same answer from `answers`."""
+    made = examples(37)
+    plan, decode = plan_of(made), tiny_tokenizer().decode
+    for step in range(plan.steps_per_epoch):
+        batch = plan.batch(step)
+        for row in range(4):
+            count = int(batch.weights[row].sum())
+            if not count:
+                continue
+            ask = batch.ask[row, :count]
+            np.testing.assert_array_equal(batch.weights[row, :count], 1)
+            np.testing.assert_array_equal(ask, np.arange(ask[0], ask[0] + count))
+            np.testing.assert_array_equal(batch.tokens[row, ask + 1], batch.answers[row, :count])
+            assert batch.answers[row, count - 1] == TURN_END
+            assert batch.mask[row].sum() == ask[-1] + 2
+            example = made[number(decode(batch.tokens[row, : ask[0] + 1]))]
+            assert decode(batch.answers[row, : count - 1]) == example.answer
+            question = decode(batch.tokens[row, : ask[0] + 1])
+            marked = [q.replace(SLOT, "<begin><slot><end>") + "\n" for q in example.questions]
+            assert question in marked
+
+
+def test_vectors_and_slots_go_with_their_rows(plan_of):
+    plan = plan_of(examples(37))
+    for step in range(plan.steps_per_epoch):
+        batch = plan.batch(step)
+        read = iter(texts(batch))
+        for row in range(4):
+            if not batch.mask[row].any():
+                continue
+            index = number(next(read)[0])
+            if index % 3 == 2:
+                assert batch.slots[row] == -1
+                assert not batch.vectors[row].any()
+            else:
+                assert batch.tokens[row, batch.slots[row]] == 5
+                np.testing.assert_array_equal(batch.vectors[row], index + 1)
+
+
+def test_what_fills_a_short_batch_has_no_weight(plan_of):
+    plan = plan_of(examples(5))
+    short = [plan.batch(step) for step in range(2) if plan.batch(step).mask.any(1).sum() == 1]
+    assert len(short) == 1
+    fill = ~short[0].mask.any(1)
+    assert fill.sum() == 3
+    assert not short[0].weights[fill].any()
+    assert (short[0].ask[fill] == -1).all()
+    assert (short[0].slots[fill] == -1).all()
+    assert not short[0].vectors[fill].any()
+
+
+def test_padding_is_on_the_right_and_has_no_weight(plan_of):
+    plan = plan_of(examples(37))
+    for step in range(plan.steps_per_epoch):
+        batch = plan.batch(step)
+        lengths = batch.mask.sum(1)
+        np.testing.assert_array_equal(batch.mask, np.arange(batch.mask.shape[1]) < lengths[:, None])
+        assert not batch.tokens[~batch.mask].any()
+        assert ((batch.ask >= 0) == (batch.weights > 0)).all()
+        assert batch.n_tokens == lengths.sum()
+
+
+def test_few_shapes_and_little_padding(plan_of):
+    plan = plan_of(examples(400), batch_size=8, multiple=16)
+    batches = [plan.batch(step) for step in range(2 * plan.steps_per_epoch)]
+    assert len({batch.ask.shape for batch in batches}) == 1
+    widths = {batch.tokens.shape for batch in batches}
+    assert all(width % 16 == 0 for _, width in widths)
+    assert len(widths) <= 8
+    real = sum(batch.n_tokens for batch in batches)
+    room = sum(batch.tokens.size for batch in batches)
+    assert real / room > 0.8  # unsorted it would be about half
+
+
+def test_batches_of_like_length_do_not_come_in_order_of_length(plan_of):
+    plan = plan_of(examples(128), batch_size=4)
+    widths = [plan.batch(step).tokens.shape[1] for step in range(plan.steps_per_epoch)]
+    assert widths != sorted(widths)
+    assert widths != sorted(widths, reverse=True)
+
+
+def test_dtypes_are_what_the_step_compiles_for(plan_of):
+    batch = plan_of(examples(5)).batch(0)
+    names = [field.name for field in dataclasses.fields(batch)]
+    kinds = {name: str(getattr(batch, name).dtype) for name in names}
+    assert kinds == {
+        "tokens": "int32",
+        "mask": "bool",
+        "ask": "int32",
+        "answers": "int32",
+        "weights": "float32",
+        "vectors": "float32",
+        "slots": "int32",
+    }

@@ -1,0 +1,176 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from selfx.errors import SelfxError
+from selfx.explainer.prompts import MARKERS, make_prompter
+from selfx.tasks.example import SLOT, Example
+from selfx.testing import tiny_tokenizer
+
+BEGIN, SLOT_ID, END, TURN_END = 3, 5, 4, 2
+
+
+def example(*questions, system="", answer="yes", vector=True):
+    value = np.ones(4, np.float32) if vector else None
+    return Example("e1", "t", "train", "g", "c", system, questions, answer, True, "x", value, {})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(params=["chat", "plain"])
+def prompter(tokenizer, request):
+    return make_prompter(tokenizer, (TURN_END,), request.param)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize(
+    "question",
+    [
+        f"{SLOT} at the start",
+        f"at the end {SLOT}",
+        f"in the middle: {SLOT}, layer 3 of <<<Paris is>>>, what then?",
+        f"after é, 日本 and 🙂: {SLOT}\nand a line",
+        SLOT,
+    ],
+)
+def test_the_slot_stands_between_its_markers(prompter, question, system):
+    prompt = prompter.prompt(example(question, system=system))
+    assert prompt.ids[prompt.slot - 1 : prompt.slot + 2] == (BEGIN, SLOT_ID, END)
+    assert prompt.ids.count(SLOT_ID) == 1
+
+
+def test_the_text_around_the_slot_is_the_question(prompter, tokenizer):
+    question = f"Does {SLOT} matter to <<<the sky>>>?"
+    prompt = prompter.prompt(example(question, system="Be brief."))
+    text = tokenizer.decode(prompt.ids)
+    marked = question.replace(SLOT, "<begin><slot><end>")
+    if prompter.style == "plain":
+        assert text == f"Be brief.\n\n{marked}\n"
+    else:
+        assert text == (
+            "<|im_start|>system\nBe brief.<|im_end|>\n"
+            f"<|im_start|>user\n{marked}<|im_end|>\n<|im_start|>assistant\n"
+        )
+
+
+def test_without_a_system_message_there_is_no_turn_for_it(tokenizer):
+    chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example("hi"))
+    assert tokenizer.decode(chat.ids).startswith("<|im_start|>user\n")
+    plain = make_prompter(tokenizer, (TURN_END,), "plain").prompt(example("hi"))
+    assert tokenizer.decode(plain.ids) == "hi\n"
+
+
+def test_a_question_without_a_vector_has_no_slot(prompter):
+    prompt = prompter.prompt(example("What if the hint were gone?", vector=False))
+    assert prompt.slot == -1
+    assert SLOT_ID not in prompt.ids
+
+
+def test_wordings_go_round_and_each_counts_its_own_slot(prompter):
+    asked = example(f"first {SLOT}", f"second, later, {SLOT}", "third has none")
+    slots = [prompter.prompt(asked, wording).slot for wording in range(4)]
+    assert slots[0] == slots[3] >= 0
+    assert slots[1] > slots[0]
+    assert slots[2] == -1
+
+
+@pytest.mark.parametrize("inside", ["<slot>", "<begin><slot><end>", SLOT])
+def test_a_target_text_with_the_placeholder_is_refused(prompter, inside):
+    with pytest.raises(SelfxError, match="of example e1") as caught:
+        prompter.prompt(example(f"{SLOT} in <<<a text with {inside}>>>?"))
+    assert "cannot be used" in caught.value.hint
+
+
+def test_a_placeholder_where_there_should_be_none_is_refused(prompter):
+    with pytest.raises(SelfxError, match="1 placeholders"):
+        prompter.prompt(example("no vector, but <slot>", vector=False))
+
+
+@pytest.mark.parametrize("text", ["yes", "Change to <<<é 日>>>.", ""])
+def test_an_answer_is_its_tokens_and_the_end(prompter, tokenizer, text):
+    ids = prompter.answer(text)
+    assert ids[-1] == TURN_END
+    assert tokenizer.decode(ids[:-1]) == text
+
+
+def test_the_end_taught_is_the_end_of_turn(tokenizer):
+    """Of a model's several end tokens, the first by number may be the end of a document."""
+    assert make_prompter(tokenizer, (0, TURN_END, 4), "chat").answer("")[-1] == TURN_END
+    assert make_prompter(tokenizer, (0, 4), "chat").answer("")[-1] == 0
+
+
+def bare(*special):
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*special, *letters])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, additional_special_tokens=list(special), eos_token="<e>"
+    )
+
+
+def test_a_tokenizer_without_a_template_can_only_be_asked_plainly():
+    tokenizer = bare("<e>", *MARKERS[-1])
+    with pytest.raises(SelfxError, match="chat template") as caught:
+        make_prompter(tokenizer, (0,), "chat")
+    assert "plain" in caught.value.hint
+    make_prompter(tokenizer, (0,), "plain")
+
+
+def test_a_tokenizer_without_markers_is_refused_with_the_known_ones():
+    with pytest.raises(SelfxError, match="reserved tokens") as caught:
+        make_prompter(bare("<e>", "<begin>", "<end>"), (0,), "plain")
+    assert "<|vision_pad|>" in caught.value.expected
+
+
+def test_a_model_without_an_end_is_refused(tokenizer):
+    with pytest.raises(SelfxError, match="no end token"):
+        make_prompter(tokenizer, (), "plain")
+
+
+@pytest.mark.parametrize("markers", MARKERS)
+def test_every_familys_markers_stay_whole(markers):
+    prompter = make_prompter(bare("<e>", *markers), (0,), "plain")
+    assert prompter.markers == markers
+    begin, slot, end = prompter.tokenizer.convert_tokens_to_ids(list(markers))
+    prompt = prompter.prompt(example(f"is {SLOT} it?"))
+    assert prompt.ids[prompt.slot - 1 : prompt.slot + 2] == (begin, slot, end)
+
+
+def test_a_start_token_moves_the_slot_with_the_text():
+    """Plain text takes the tokenizer's own start token, a chat's template writes its own."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    plain = make_prompter(tokenizer, (TURN_END,), "plain")
+    prompt = plain.prompt(example(f"is {SLOT} it?"))
+    assert prompt.ids[0] == 1
+    assert prompt.ids[prompt.slot] == SLOT_ID
+    assert plain.answer("yes")[0] != 1
+    chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example(f"is {SLOT} it?"))
+    assert chat.ids[:2].count(1) == 1
+
+
+def test_the_slot_is_found_in_the_real_questions(tokenizer):
+    wording = pytest.importorskip("selfx.tasks.wording")
+    questions = wording.questions_for_patching([3, 4, 5], "France", "The capital of France is")
+    assert len(questions) == 5
+    for style in ("chat", "plain"):
+        prompter = make_prompter(tokenizer, (TURN_END,), style)
+        for index in range(5):
+            prompt = prompter.prompt(example(*questions), index)
+            before = tokenizer.decode(prompt.ids[: prompt.slot - 1])
+            assert before.endswith(questions[index].split(SLOT)[0])
+
+
+def test_prompts_do_not_depend_on_the_vector(prompter):
+    asked = example(f"{SLOT}?")
+    other = dataclasses.replace(asked, vector=np.zeros(4, np.float32))
+    assert prompter.prompt(asked) == prompter.prompt(other)

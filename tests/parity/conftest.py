@@ -1,0 +1,36 @@
+"""Models as other libraries want them."""
+
+import numpy as np
+import pytest
+
+HF_MAPS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+HF_NORMS = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+
+
+@pytest.fixture(scope="session")
+def hf_state(numpy_llama):
+    """A function: a model's weights as float32, under the names of Hugging Face's Llama."""
+
+    def state(model):
+        w = {path: np.float32(value) for path, value in numpy_llama.weights(model).items()}
+        named = {"model.embed_tokens.weight": w["embed"], "model.norm.weight": w["final_norm"]}
+        named["lm_head.weight"] = w["embed"] if model.config.tied else w["unembed.w"].T
+        for layer in range(model.config.n_layers):
+            for ours, theirs in HF_MAPS.items():
+                name = f"model.layers.{layer}.{theirs}"
+                named[f"{name}.weight"] = w[f"blocks.{ours}.w"][layer].T
+                if f"blocks.{ours}.b" in w:
+                    named[f"{name}.bias"] = w[f"blocks.{ours}.b"][layer]
+            for ours, theirs in HF_NORMS.items():
+                named[f"model.layers.{layer}.{theirs}.weight"] = w[f"blocks.{ours}"][layer]
+        return {name: np.ascontiguousarray(value) for name, value in named.items()}
+
+    return state
