@@ -68,14 +68,15 @@ class Patch:
 
     def run(self) -> dict[str, Any]:
         """How many were run and how many changed."""
-        from selfx.interventions.pairs import check_pairs, read_pairs, run_pairs, write_results
+        from selfx.interventions.pair_files import check_pairs, read_pairs, write_results
+        from selfx.interventions.pairs import run_pairs
         from selfx.progress import progress
         from selfx.weights.load import load
 
         _positive(batch_size=self.batch_size)
         pairs = read_pairs(self.pairs)
         lm = load(self.model)
-        check_pairs(pairs, lm.config)
+        check_pairs(pairs, lm.config, self.pairs)
         with progress("patching") as report:
             results = run_pairs(lm.model, pairs, batch_size=self.batch_size, progress=report)
         write_results(self.out, results)

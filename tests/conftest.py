@@ -43,6 +43,48 @@ def tiny():
     return tiny_model()
 
 
+@pytest.fixture
+def cli(capfd):
+    """A function: the command `selfx` with some arguments, run in this process."""
+    from types import SimpleNamespace
+
+    from selfx.cli import main
+
+    def run(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:  # how the parser ends on --help and wrong flags
+            code = exit.code
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 128 KiB, where this machine lets one be made; `small_disk.resize("1m")` grows it."""
+    import subprocess
+
+    class Disk(type(tmp_path)):
+        def resize(self, size):
+            """Gives the disk another size."""
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(self)], check=True)
+
+    disk = Disk(tmp_path / "disk")
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
+    try:
+        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except OSError:
+        made = False
+    if not made:
+        pytest.skip("no small disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 @pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory):
     """Keeps compiled programs on disk, for tests that make the same ones again and again.

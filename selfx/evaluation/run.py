@@ -88,10 +88,11 @@ def evaluate(
     trace = load_trace(data)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
     check_widths(test, explainer.base)
+    constants = {n: _baseline(n, train, test) for n in settings.baselines if n != UNTRAINED}
     asked = _Asked(explainer, test, Path(out), settings, report)
     answered = [asked.under(control) for control in _controls(test, settings)]
     answered += [
-        asked.untrained() if name == UNTRAINED else _baseline(name, train, test)
+        asked.untrained() if name == UNTRAINED else constants[name]
         for name in settings.baselines
     ]
     scores = write_evaluation(

@@ -92,9 +92,9 @@ def answer(
       report: told of progress.
     """
     check_widths(examples, explainer.base)
-    prompts = [explainer.prompter.prompt(example) for example in examples]
     if vectors is None:
         vectors = own_vectors(examples, explainer.base.config.d_model)
+    prompts = [explainer.prompter.prompt(example) for example in examples]
     answers = [""] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i].ids))
     for start in range(0, len(order), batch_size):
@@ -109,8 +109,10 @@ def answer(
 
 def own_vectors(examples: Sequence[Example], width: int) -> np.ndarray:
     """float32 `[n, d]`: each example's vector, zeros where it has none."""
-    zero = np.zeros(width, np.float32)
-    return np.stack([zero if example.vector is None else example.vector for example in examples])
+    vectors = np.zeros((len(examples), width), np.float32)
+    for row, example in zip(vectors, examples, strict=True):
+        row[:] = 0 if example.vector is None else example.vector
+    return vectors
 
 
 def _generate(

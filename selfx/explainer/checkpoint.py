@@ -46,23 +46,28 @@ class Checkpoints:
         return 0 if newest is None else int(newest.step)
 
     def restore(self, like: State) -> State:
-        """The newest state, in the shapes and dtypes of `like`.
+        """The newest state, in the shapes and dtypes of `like` and on its devices.
 
         Raises:
           SelfxError: it cannot be read, or is of another run's shapes.
         """
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        abstract = jax.tree.map(_abstract, like)
         try:
             return self._inner.load_checkpointables(self.latest(), {"state": abstract})["state"]
         except (ValueError, KeyError, OSError) as error:
+            why = " ".join(str(error).split())[:200]
             raise SelfxError(
-                f"the checkpoint of step {self.latest()} in {self.path} cannot be read: {error}",
+                f"the checkpoint of step {self.latest()} in {self.path} cannot be read: {why}",
                 hint="delete that step's folder to go on from the one before, or use --fresh",
             ) from error
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._inner.close()
+
+
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 @contextlib.contextmanager

@@ -7,69 +7,34 @@ Of a source text only the part up to its last wanted position runs, and no logit
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfx.errors import SelfxError
 from selfx.interventions.batching import bucket, chunks, pad, repeat_last, rows_for
 from selfx.interventions.build import patch
+from selfx.interventions.pair_files import (
+    VALUES,
+    Pair,
+    PairResults,
+    check_pairs,
+    read_pairs,
+    write_results,
+)
 from selfx.interventions.reuse import before, begin
 from selfx.models.cache import Cache
-from selfx.models.config import Config
 from selfx.models.decoder import Decoder, forward
 from selfx.models.tap import At
 
-Value = Literal["per_layer", "first", "mean"]
-VALUES: tuple[Value, ...] = ("per_layer", "first", "mean")
+__all__ = ["Pair", "PairResults", "check_pairs", "read_pairs", "run_pairs", "write_results"]
+
 POSITIONS_A_ROW = 4
 """How many positions of a source text one row of a run returns."""
 WAVE = 16
 """Batches of pairs whose source states are held at a time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One patch: the source's residuals at `source_pos` replace the base's at `base_pos`.
-
-    Attributes:
-      base_ids: the text that is run with the patch.
-      source_ids: the text that the residuals come from.
-      layers: after which layers (site `resid_post`).
-      base_pos: where they are written.
-      source_pos: where they are read.
-      value: `per_layer` writes each layer's own; `first` the first listed layer's in all of them;
-        `mean` the mean over the listed layers in all of them.
-    """
-
-    base_ids: tuple[int, ...]
-    source_ids: tuple[int, ...]
-    layers: tuple[int, ...]
-    base_pos: int
-    source_pos: int
-    value: Value = "per_layer"
-
-
-@dataclasses.dataclass(frozen=True)
-class PairResults:
-    """What came of each pair, in the order given.
-
-    Attributes:
-      base: int `[n]`, the likeliest next token of the base text.
-      patched: int `[n]`, the likeliest next token under the patch.
-      margin: float32 `[n]`, by how much its logit exceeds the second best.
-      vectors: float32 `[n, d]`, the mean over the listed layers of the source's residuals, or None.
-    """
-
-    base: np.ndarray
-    patched: np.ndarray
-    margin: np.ndarray
-    vectors: np.ndarray | None = None
 
 
 def run_pairs(
@@ -116,37 +81,6 @@ def run_pairs(
                 if progress is not None:
                     progress(done, len(pairs), "")
     return PairResults(base, patched, margin, vectors)
-
-
-def check_pairs(
-    pairs: Sequence[Pair], config: Config, where: Callable[[int], str] = "pair {}".format
-) -> None:
-    """Raises SelfxError for the first pair that the model cannot run, named by `where(index)`."""
-    for index, pair in enumerate(pairs):
-        problem = _problem(pair, config)
-        if problem:
-            raise SelfxError(f"{where(index)}: {problem[0]}", expected=problem[1])
-
-
-def _problem(pair: Pair, config: Config) -> tuple[str, str] | None:
-    """What is wrong with a pair and what was expected, or None."""
-    for name in ("base", "source"):
-        ids, position = getattr(pair, f"{name}_ids"), getattr(pair, f"{name}_pos")
-        if not ids:
-            return f"{name}_ids is empty", "at least one token"
-        wrong = [i for i in (min(ids), max(ids)) if not 0 <= i < config.vocab_size]
-        if wrong:
-            return f"token {wrong[0]} in {name}_ids", f"ids from 0 to {config.vocab_size - 1}"
-        if not 0 <= position < len(ids):
-            return f"{name}_pos {position}", f"a position from 0 to {len(ids) - 1}"
-    if not pair.layers or len(set(pair.layers)) < len(pair.layers):
-        return f"layers {list(pair.layers)}", "at least one layer, each once"
-    wrong = [layer for layer in pair.layers if not 0 <= layer < config.n_layers]
-    if wrong:
-        return f"layer {wrong[0]}", f"layers from 0 to {config.n_layers - 1}"
-    if pair.value not in VALUES:
-        return f"value {pair.value!r}", f"one of {', '.join(VALUES)}"
-    return None
 
 
 def _suffix(pair: Pair) -> int:

@@ -11,11 +11,18 @@ from selfx.models.decoder import Decoder, forward
 
 
 @jax.jit
-def begin(model: Decoder, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, Cache]:
-    """The likeliest next token `[b]` of texts `[b, t]`, and the keys and values of their runs."""
-    cache = caches.empty(model.config, tokens.shape[0], tokens.shape[1], model.embed[...].dtype)
-    last = mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
-    out = forward(model, tokens, mask=mask, cache=cache, logits_at=last)
+def begin(
+    model: Decoder, tokens: jax.Array, mask: jax.Array, past: Cache | None = None
+) -> tuple[jax.Array, Cache]:
+    """The likeliest next token `[b]` of texts `[b, t]`, and the keys and values of their runs.
+
+    With `past`, the texts go on from what it holds.
+    """
+    if past is None:
+        rows, width = tokens.shape
+        past = caches.empty(model.config, rows, width, model.embed[...].dtype)
+    last = past.next_position[:, None] + mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
+    out = forward(model, tokens, mask=mask, cache=past, logits_at=last)
     assert out.cache is not None
     return out.logits[:, 0].argmax(axis=-1), out.cache
 

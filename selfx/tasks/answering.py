@@ -38,28 +38,40 @@ def letter_scores(
 ) -> list[np.ndarray]:
     """Logits float32 `[n, 4]` of the letters after each of a group's `n` user prompts.
 
-    The prompts of a group open alike (a question with several hints and with none), and what they
-    share is run once.
+    What prompts share is run once: the system message for all of them, the question for those of a
+    group, which differ in the hint alone.
     """
     begun, letters = letter_tokens(target.tokenizer)
     ids = [[_ids(target, prompt, begun) for prompt in group] for group in groups]
     shared = [_shared(group) for group in ids]
+    trunk = min(_shared([group[0] for group in ids]), min(shared) - 1)
+    opening = None
+    if trunk > 0:
+        _, opening = begin(target.model, *pad([ids[0][0][:trunk]], 1))
     scores = [np.zeros((len(group), len(letters)), np.float32) for group in groups]
     order = sorted(range(len(groups)), key=lambda index: (shared[index], index))
     for part in chunks(order, batch_size):
-        rows = rows_for(len(part), batch_size)
-        _, cache = begin(target.model, *pad([ids[g][0][: shared[g]] for g in part], rows))
+        middles = [ids[g][0][trunk : shared[g]] for g in part]
+        tokens, mask = pad(middles, rows_for(len(part), batch_size))
+        past = _from(opening, [0] * len(tokens), [trunk] * len(tokens), tokens.shape[1])
+        _, cache = begin(target.model, tokens, mask, past)
         ends = [(row, g, n) for row, g in enumerate(part) for n in range(len(ids[g]))]
         for some in chunks(sorted(ends, key=lambda end: len(ids[end[1]][end[2]])), batch_size):
             full = repeat_last(some, rows_for(len(some), batch_size))
             tokens, mask = pad([ids[g][n][shared[g] :] for _, g, n in full], len(full))
-            from_rows = np.array([row for row, _, _ in full], np.int32)
-            start = np.array([shared[g] for _, g, _ in full], np.int32)
-            past = before(cache, from_rows, start, room=tokens.shape[1])
+            rows, starts = [row for row, _, _ in full], [shared[g] for _, g, _ in full]
+            past = _from(cache, rows, starts, tokens.shape[1])
             found = choice_logits(target.model, past, tokens, mask, np.array(letters, np.int32))
             for (_, g, n), score in zip(some, np.asarray(found), strict=False):
                 scores[g][n] = score
     return scores
+
+
+def _from(cache: Any, rows: list[int], starts: list[int], room: int) -> Any:
+    """What `rows` of a cache held before `starts`, and room to go on; None from None."""
+    if cache is None:
+        return None
+    return before(cache, np.array(rows, np.int32), np.array(starts, np.int32), room=room)
 
 
 def written_letters(

@@ -70,14 +70,20 @@ def collect(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
     finished = _finished(plan, out)
     if finished is not None:
         progress(plan.quota.total, plan.quota.total, "already finished with these settings")
-        shutil.rmtree(out / BLOCKS, ignore_errors=True)
+        _tidy(out)
         return finished
     _claim(plan, out)
     found = _fill(plan, out, progress)
+    if not found.chosen:
+        raise SelfxError(
+            f"no example in {len(found.kinds) + found.dropped} experiments, {found.dropped} of them"
+            " with an outcome that cannot be put in words",
+            hint="more data, another format or way of answering, or a larger model",
+        )
     counts = write_shards(out, plan.schema, _chosen_tables(found))
     record = _record(plan, counts, found)
     write_json(out / TRACE, record)
-    shutil.rmtree(out / BLOCKS)
+    _tidy(out)
     return record
 
 
@@ -89,6 +95,13 @@ def _finished(plan: Plan, out: Path) -> dict[str, Any] | None:
     given = record.get("settings") if isinstance(record, dict) else None
     _check_same(plan, given, out)
     return record
+
+
+def _tidy(out: Path) -> None:
+    """Removes the blocks, and what a killed write left beside the files it meant to write."""
+    shutil.rmtree(out / BLOCKS, ignore_errors=True)
+    for stray in (*out.glob(".*.parquet.*"), *out.glob(f".{TRACE}.*")):
+        stray.unlink(missing_ok=True)
 
 
 def _claim(plan: Plan, out: Path) -> None:

@@ -1,5 +1,6 @@
 """What cannot be meant raises, and the message says what was given and what was wanted."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,8 +68,8 @@ def test_when_met_with_a_model(tiny, edits, words):
 
 
 def test_what_can_be_meant_does_not_raise(tiny):
-    plain = forward(tiny, TOKENS).logits
-    for edits in (
+    """Edits that act nowhere or add nothing; a layer of -1 pads a list of layers."""
+    harmless = (
         Edits(),
         {},
         patch("resid_post", np.ones((2, 4, 32)), layers=[[-1], [-1]]),
@@ -76,8 +77,13 @@ def test_what_can_be_meant_does_not_raise(tiny):
         patch("z", 0, part=False),
         steer("key", np.ones((2, 8)), strength=0),
         steer("resid_post", 1.0, strength=[0, 0]),
-    ):
-        np.testing.assert_array_equal(forward(tiny, TOKENS, edits=edits).logits, plain)
+    )
+    together = Edits()
+    for edits in harmless:
+        together = together | edits
+        jax.eval_shape(lambda edits=edits: forward(tiny, TOKENS, edits=edits))
+    plain, edited = (forward(tiny, TOKENS, edits=edits).logits for edits in (None, together))
+    np.testing.assert_array_equal(edited, plain)
 
 
 def test_edits_are_a_mapping_that_says_what_it_holds():

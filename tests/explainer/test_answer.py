@@ -1,0 +1,207 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import selfx
+from selfx.errors import SelfxError
+from selfx.explainer import lora
+from selfx.explainer.answer import answer, load_explainer, own_vectors, untrained
+from selfx.explainer.injection import injection
+from selfx.explainer.lora import Lora
+from selfx.explainer.run import Run, Training
+from selfx.models.generate import generate
+from selfx.tasks.example import SLOT, Example
+
+PLAIN = Training(rank=2, alpha=4.0, style="plain", strength=3.0)
+LIMIT = 8
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny):
+    fresh = lora.init(tiny.config, rank=2, alpha=4.0, key=jax.random.key(0))
+    rng = np.random.default_rng(3)
+    draw = {name: 0.3 * rng.standard_normal(x.b.shape) for name, x in fresh.items()}
+    return {n: Lora(x.a, jnp.asarray(draw[n], jnp.float32), x.scale) for n, x in fresh.items()}
+
+
+def record(lm, training=PLAIN, **changes):
+    return {
+        "version": selfx.__version__,
+        "explainer": lm.name,
+        "explainer_hash": lm.hash,
+        "traces": [],
+        "training": dataclasses.asdict(training),
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tiny_lm, adapters, tmp_path_factory):
+    """A finished run whose adapters are drawn, not trained."""
+    made = Run(tmp_path_factory.mktemp("runs") / "run")
+    made.open(record(tiny_lm), fresh=False)
+    made.save_adapter(adapters, 4.0, tiny_lm.name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def explainer(run, tiny_lm):
+    return load_explainer(run.path, tiny_lm)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Different lengths in no order, the third of three without a vector."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(11):
+        vector = rng.standard_normal(32).astype(np.float32) if i % 3 < 2 else None
+        tail = "".join(rng.choice(list("abcdefgh"), int(rng.integers(0, 40))))
+        question = f"{'' if vector is None else SLOT}{i}{tail}"
+        made.append(
+            Example(f"e{i}", "t", "test", "g", "c", "", (question,), "x", True, "x", vector, {})
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(explainer, examples):
+    """Each question asked by itself."""
+    return [answer(explainer, [e], max_new_tokens=LIMIT, batch_size=1)[0] for e in examples]
+
+
+@pytest.mark.parametrize("size", [3, 16])
+def test_batched_answers_are_the_answers_given_alone_and_in_order(explainer, examples, alone, size):
+    assert len(set(alone)) > 6
+    assert answer(explainer, examples, max_new_tokens=LIMIT, batch_size=size) == alone
+    backwards = answer(explainer, examples[::-1], max_new_tokens=LIMIT, batch_size=size)
+    assert backwards == alone[::-1]
+
+
+def test_merged_answers_are_those_with_the_adapters_beside(
+    explainer, adapters, tiny_lm, examples, alone
+):
+    decode = tiny_lm.tokenizer.decode
+    for example, merged in list(zip(examples, alone, strict=True))[:4]:
+        prompt = explainer.prompter.prompt(example)
+        edits = None
+        if example.vector is not None:
+            slots = np.array([prompt.slot])
+            edits = injection(tiny_lm.model, example.vector[None], slots, "matched", 3.0)
+        out = generate(
+            tiny_lm.model,
+            np.array([prompt.ids]),
+            edits=edits,
+            lora=adapters,
+            end_ids=(2,),
+            max_new_tokens=LIMIT,
+        )
+        row = np.asarray(out.tokens[0])
+        assert decode(row[row >= 0], skip_special_tokens=True).strip() == merged
+
+
+def test_the_vector_given_is_read_instead_of_its_own(explainer, examples, alone):
+    asked = [e for e in examples if e.vector is not None]
+    own = own_vectors(asked, 32)
+    before = [text for text, e in zip(alone, examples, strict=True) if e.vector is not None]
+    assert answer(explainer, asked, own, max_new_tokens=LIMIT) == before
+    others = answer(explainer, asked, np.roll(own, 1, axis=0), max_new_tokens=LIMIT)
+    assert sum(a != b for a, b in zip(others, before, strict=True)) >= 4
+
+
+def test_a_vector_for_a_question_without_a_slot_changes_nothing(explainer, examples, alone):
+    asked = [e for e in examples if e.vector is None]
+    fed = np.full((len(asked), 32), 9, np.float32)
+    before = [text for text, e in zip(alone, examples, strict=True) if e.vector is None]
+    assert answer(explainer, asked, fed, max_new_tokens=LIMIT) == before
+
+
+def test_own_vectors_are_zero_where_there_is_none(examples):
+    own = own_vectors(examples, 32)
+    assert own.shape == (11, 32)
+    assert own.dtype == np.float32
+    np.testing.assert_array_equal(own[0], examples[0].vector)
+    assert not own[2].any()
+    assert own_vectors([], 32).shape == (0, 32)
+
+
+def test_nobody_asked_nothing_answered(explainer):
+    assert answer(explainer, []) == []
+
+
+def test_progress_ends_at_the_number_of_questions(explainer, examples):
+    told = []
+    answer(
+        explainer, examples, max_new_tokens=1, batch_size=4, report=lambda *t: told.append(t[:2])
+    )
+    assert told == [(4, 11), (8, 11), (11, 11)]
+
+
+def test_vectors_of_another_width_cannot_be_asked_about(explainer, examples):
+    wide = dataclasses.replace(examples[0], vector=np.ones(48, np.float32))
+    with pytest.raises(SelfxError, match="width 48 for an explainer of width 32"):
+        answer(explainer, [wide])
+
+
+def test_a_loaded_explainer_reads_as_it_was_trained(run, tiny_lm, explainer):
+    assert explainer.training == PLAIN
+    assert explainer.prompter.style == "plain"
+    assert explainer.name == str(run.path)
+    again = load_explainer(run.path)  # finds the model by the name in the record
+    assert again.base.hash == tiny_lm.hash
+    np.testing.assert_array_equal(again.model.blocks.q.w[...], explainer.model.blocks.q.w[...])
+
+
+def test_an_untrained_one_is_the_model_itself(tiny_lm):
+    plain = untrained(tiny_lm, PLAIN)
+    assert plain.model is tiny_lm.model
+    assert plain.name == tiny_lm.name
+
+
+def test_an_unfinished_run_explains_nothing(tiny_lm, tmp_path):
+    Run(tmp_path / "run").open(record(tiny_lm), fresh=False)
+    with pytest.raises(SelfxError, match="not finished") as caught:
+        load_explainer(tmp_path / "run", tiny_lm)
+    assert "selfx train" in caught.value.hint
+
+
+def test_a_run_of_other_weights_is_refused(run, write_tiny):
+    with pytest.raises(SelfxError, match="weights of") as caught:
+        load_explainer(run.path, selfx.load(write_tiny(seed=7)))
+    assert str(run.path) in caught.value.expected
+
+
+def test_no_run(tiny_lm, tiny_folder, tmp_path):
+    for folder in (tmp_path, tiny_folder):
+        with pytest.raises(SelfxError, match="no run in"):
+            load_explainer(folder, tiny_lm)
+
+
+def test_a_damaged_record_is_named(tiny_lm, tmp_path):
+    (tmp_path / "config.json").write_text('{"explainer": "tin')
+    with pytest.raises(SelfxError, match="config.json cannot be read"):
+        load_explainer(tmp_path, tiny_lm)
+
+
+def test_settings_of_another_version_are_refused(tiny_lm, tmp_path):
+    old = record(tiny_lm)
+    old["training"]["flavour"] = "mint"
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(SelfxError, match="flavour|adapter_config"):
+        load_explainer(tmp_path, tiny_lm)
+    with pytest.raises(SelfxError, match="flavour"):
+        Run(tmp_path).training()
+
+
+def test_an_adapter_that_does_not_fit_the_model_is_refused(tiny_lm, adapters, tmp_path):
+    made = Run(tmp_path / "run")
+    made.open(record(tiny_lm), fresh=False)
+    cut = {name: x.replace(a=x.a[:3], b=x.b[:3]) for name, x in adapters.items()}
+    made.save_adapter(cut, 4.0, tiny_lm.name)
+    with pytest.raises(SelfxError, match="to fit the model"):
+        load_explainer(made.path, tiny_lm)

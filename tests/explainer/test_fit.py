@@ -1,0 +1,322 @@
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import selfx
+from selfx.errors import SelfxError
+from selfx.explainer import fit as fitting
+from selfx.explainer.answer import load_explainer
+from selfx.explainer.checkpoint import checkpoints
+from selfx.explainer.fit import fit
+from selfx.explainer.run import Run, Training
+from selfx.explainer.step import Optimization
+
+RESULT = ("adapter/adapter_model.safetensors", "config.json", "metrics.jsonl")
+SETTINGS = Training(
+    epochs=11, batch_size=12, rank=4, style="plain", optimization=Optimization(3e-3, "linear", 2)
+)
+EVERY = {"save_every": 4, "log_every": 3}
+STEPS = 11
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+@pytest.fixture(scope="module")
+def data(planted_trace, tmp_path_factory):
+    """Twelve examples: one batch an epoch."""
+    return planted_trace(tmp_path_factory.mktemp("data") / "trace", train=12, test=8)
+
+
+@pytest.fixture(scope="module")
+def train(tiny_lm, data):
+    """A function: the same training, into a folder."""
+
+    def run(out, training=SETTINGS, **more):
+        return fit(tiny_lm, [data], out, training, **{**EVERY, **more})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(out)
+    return out
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step):
+    """A report that ends the run once `step` steps are done."""
+
+    def report(done, total, note):
+        if done >= step:
+            raise Stop
+
+    return report
+
+
+def result(run):
+    return {name: (run / name).read_bytes() for name in RESULT}
+
+
+def tree(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_an_uninterrupted_run_leaves_what_it_says(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 4, 6, 8, 9, 11]
+    assert [line["epoch"] for line in lines] == [3, 4, 6, 8, 9, 11]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(np.isfinite(line["grad_norm"]) for line in lines)
+    np.testing.assert_allclose(lines[-1]["learning_rate"], 3e-3 / 9, rtol=1e-5)
+    config = json.loads((whole / "config.json").read_text())
+    assert config["version"] == selfx.__version__
+    assert config["training"]["rank"] == 4
+    assert config["traces"][0]["task"] == "activation-patching"
+    assert len(config["traces"][0]["digest"]) == len(config["explainer_hash"]) == 64
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["11", "8"]
+
+
+def test_a_second_uninterrupted_run_is_equal(train, whole, tmp_path):
+    fitted = train(tmp_path / "run")
+    assert result(tmp_path / "run") == result(whole)
+    assert (fitted.steps, fitted.resumed_at) == (STEPS, 0)
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [5, 9], [11]])
+def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops):
+    for stop in stops:
+        with pytest.raises(Stop):
+            train(tmp_path / "run", report=stop_at(stop))
+        assert not (tmp_path / "run" / "adapter").exists()
+    fitted = train(tmp_path / "run")
+    assert fitted.resumed_at == (stops[-1] - 1) // 4 * 4
+    assert result(tmp_path / "run") == result(whole)
+
+
+def test_stopped_between_the_last_step_and_the_result(train, whole, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise Stop
+
+    monkeypatch.setattr(Run, "save_adapter", stop)
+    with pytest.raises(Stop):
+        train(tmp_path / "run")
+    monkeypatch.undo()
+    fitted = train(tmp_path / "run")
+    assert fitted.resumed_at == STEPS
+    assert result(tmp_path / "run") == result(whole)
+
+
+def test_a_line_logged_after_the_checkpoint_is_not_logged_twice(train, whole, tmp_path):
+    """The log is written before the checkpoint: a kill between the two leaves lines too many."""
+    with pytest.raises(Stop):
+        train(tmp_path / "run", report=stop_at(7))
+    log = tmp_path / "run" / "metrics.jsonl"
+    with log.open("a") as file:
+        file.write((whole / "metrics.jsonl").read_text().splitlines()[2] + "\n")
+        file.write('{"step": 8, "epo')
+    train(tmp_path / "run")
+    assert result(tmp_path / "run") == result(whole)
+
+
+def test_a_finished_run_is_left_as_it_is(train, finished):
+    before, reports = tree(finished), []
+    fitted = train(finished, report=lambda *told: reports.append(told))
+    assert tree(finished) == before
+    assert reports == []
+    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (fitted.resumed_at, fitted.loss) == (STEPS, last["loss"])
+
+
+def test_other_settings_are_refused_with_what_differs(train, finished):
+    before = tree(finished)
+    other = dataclasses.replace(SETTINGS, rank=8, optimization=Optimization(1e-3, "linear", 2))
+    with pytest.raises(SelfxError, match="holds another run") as caught:
+        train(finished, other)
+    assert "training.rank: 4 there, 8 now" in str(caught.value)
+    assert "training.optimization.learning_rate: 0.003 there, 0.001 now" in str(caught.value)
+    assert "batch_size" not in str(caught.value)
+    assert "--fresh" in caught.value.hint
+    assert tree(finished) == before
+
+
+def test_other_data_is_refused(tiny_lm, planted_trace, finished, tmp_path):
+    other = planted_trace(tmp_path / "trace", train=12, test=8, seed=1)
+    before = tree(finished)
+    with pytest.raises(SelfxError, match=r"traces"):
+        fit(tiny_lm, [other], finished, SETTINGS, **EVERY)
+    assert tree(finished) == before
+
+
+def test_other_weights_are_refused(write_tiny, data, finished):
+    with pytest.raises(SelfxError, match="explainer_hash"):
+        fit(selfx.load(write_tiny(seed=7)), [data], finished, SETTINGS, **EVERY)
+
+
+def test_fresh_forgets_an_earlier_run(train, whole, finished):
+    (finished / "notes.txt").write_text("mine")
+    longer = Training(epochs=1, batch_size=12, rank=2, style="plain")
+    train(finished, longer, fresh=True)
+    assert [p.name for p in (finished / "checkpoints").iterdir()] == ["1"]
+    fitted = train(finished, fresh=True)
+    assert fitted.resumed_at == 0
+    assert result(finished) == result(whole)
+    assert (finished / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_of_something_else_is_left_alone(train, tmp_path, fresh):
+    out = tmp_path / "thesis"
+    (out / "adapter").mkdir(parents=True)
+    (out / "adapter" / "chapter").write_text("one")
+    (out / "metrics.jsonl").write_text("mine")
+    before = tree(out)
+    with pytest.raises(SelfxError, match="no run wrote"):
+        train(out, fresh=fresh)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_models_folder_is_no_run_folder(train, tiny_folder, tmp_path, fresh):
+    """It holds a `config.json` too."""
+    out = shutil.copytree(tiny_folder, tmp_path / "model")
+    before = tree(out)
+    with pytest.raises(SelfxError, match="no run wrote"):
+        train(out, fresh=fresh)
+    assert tree(out) == before
+
+
+def test_a_file_is_no_run_folder(train, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(SelfxError, match="is a file"):
+        train(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_what_a_kill_left_of_the_first_file_is_no_obstacle(train, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".config.json.x1y2").write_text('{"ver')
+    train(out, Training(epochs=1, batch_size=12, rank=2, style="plain"))
+    assert (out / "adapter" / "adapter_config.json").exists()
+
+
+def test_vectors_of_another_width(tiny_lm, planted_trace, tmp_path):
+    wide = planted_trace(tmp_path / "trace", train=4, test=2, width=16)
+    with pytest.raises(SelfxError, match="width 16 for an explainer of width 32") as caught:
+        fit(tiny_lm, [wide], tmp_path / "run", SETTINGS)
+    assert "no projections" in caught.value.expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folders", [[], ["nowhere"]])
+def test_no_data(tiny_lm, tmp_path, folders):
+    with pytest.raises(SelfxError, match="no "):
+        fit(tiny_lm, [tmp_path / name for name in folders], tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"epochs": float("nan")},
+        {"epochs": float("inf")},
+        {"batch_size": 0},
+        {"rank": 0},
+        {"alpha": -1.0},
+        {"strength": 0.0},
+        {"style": "sonnet"},
+        {"scaling": "huge"},
+        {"optimization": Optimization(0.0)},
+        {"optimization": Optimization(schedule="cosine")},
+        {"optimization": Optimization(warmup=-1)},
+        {"optimization": Optimization(weight_decay=float("nan"))},
+        {"optimization": Optimization(clip=0.0)},
+    ],
+)
+def test_settings_that_no_run_can_have(train, tmp_path, change):
+    with pytest.raises(SelfxError) as caught:
+        train(tmp_path / "run", Training(**change))
+    assert caught.value.expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def halfway(train, tmp_path):
+    """A run with checkpoints of steps 4 and 8."""
+    with pytest.raises(Stop):
+        train(tmp_path / "run", report=stop_at(9))
+    return tmp_path / "run"
+
+
+def spoil_all(step):
+    for file in step.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(train, whole, halfway):
+    spoil_all(halfway / "checkpoints" / "8")
+    with pytest.raises(SelfxError, match="checkpoint of step 8") as caught:
+        train(halfway)
+    assert "delete that step's folder" in caught.value.hint
+    shutil.rmtree(halfway / "checkpoints" / "8")
+    assert train(halfway).resumed_at == 4
+    assert result(halfway) == result(whole)
+
+
+def test_a_checkpoint_cut_off_while_it_was_written_does_not_count(train, whole, halfway):
+    """Orbax writes beside and renames: what has not got its name yet is no checkpoint."""
+    steps = halfway / "checkpoints"
+    name = next(p for p in steps.iterdir() if p.name == "8").name
+    shutil.move(steps / name, steps / f"{name}.orbax-checkpoint-tmp-1700000000000000")
+    assert train(halfway).resumed_at == 4
+    assert result(halfway) == result(whole)
+
+
+def test_a_checkpoint_of_another_rank_is_refused(train, whole, halfway):
+    config = json.loads((halfway / "config.json").read_text())
+    config["training"]["rank"] = 2
+    (halfway / "config.json").write_text(json.dumps(config))
+    other = dataclasses.replace(SETTINGS, rank=2)
+    with pytest.raises(SelfxError, match="cannot be read"):
+        train(halfway, other)
+
+
+def test_the_result_is_the_last_checkpoint(tiny_lm, whole):
+    state = fitting.init_state(
+        fitting.lora.init(tiny_lm.config, rank=4, alpha=16.0, key=jax.random.key(0)),
+        SETTINGS.optimization.build(STEPS),
+    )
+    with checkpoints(whole / "checkpoints") as saved:
+        state = saved.restore(state)
+    loaded = Run(whole).load_adapter()
+    assert int(state.step) == STEPS
+    for name, adapter in state.adapters.items():
+        np.testing.assert_array_equal(loaded[name].a, adapter.a)
+        np.testing.assert_array_equal(loaded[name].b, adapter.b)
+        assert loaded[name].scale == adapter.scale == 4.0
+
+
+def test_several_traces_are_learned_together(tiny_lm, data, planted_trace, tmp_path):
+    other = planted_trace(tmp_path / "other", train=5, test=2, seed=3)
+    few = Training(epochs=1, batch_size=12, rank=2, style="plain")
+    fitted = fit(tiny_lm, [data, other], tmp_path / "run", few)
+    assert fitted.steps == 2  # 17 examples
+    assert len(load_explainer(tmp_path / "run", tiny_lm).training.style) == 5
