@@ -64,7 +64,7 @@ def cli(capfd):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 128 KiB, where this machine lets one be made; `small_disk.resize("1m")` grows it."""
+    """A disk of 128 KiB, where one can be mounted; `small_disk.resize("1m")` makes it larger."""
     import subprocess
 
     class Disk(type(tmp_path)):

@@ -41,9 +41,14 @@ def test_nothing_has_the_name_until_all_is_there(tmp_path):
 @pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, OSError(errno.EIO, "bad sector")])
 def test_after_an_error_everything_is_as_it_was(tmp_path, error):
     (tmp_path / "x").write_text("old")
-    with pytest.raises((Stop, KeyboardInterrupt, SelfxError)), atomic(tmp_path / "x") as temporary:
-        temporary.write_text("new")
-        raise error
+
+    def interrupted():
+        with atomic(tmp_path / "x") as temporary:
+            temporary.write_text("new")
+            raise error
+
+    with pytest.raises((Stop, KeyboardInterrupt, SelfxError)):
+        interrupted()
     assert (tmp_path / "x").read_text() == "old"
     assert names(tmp_path) == ["x"]
 

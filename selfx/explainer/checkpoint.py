@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,10 @@ class Checkpoints:
             self._inner.save_checkpointables(step, {"state": state}, force=True)
         except OSError as error:
             raise unwritable(self.path, error) from error
+        except ValueError as error:  # how tensorstore says it
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise unwritable(self.path, OSError(errno.ENOSPC, "disk full")) from error
 
     def latest(self) -> int:
         """The newest step saved, or 0."""
@@ -76,5 +81,8 @@ def checkpoints(path: Path) -> Iterator[Checkpoints]:
     opened = Checkpoints(path)
     try:
         yield opened
-    finally:
-        opened.close()
+    except BaseException:
+        with contextlib.suppress(Exception):  # closing tells of a failed save a second time
+            opened.close()
+        raise
+    opened.close()

@@ -190,35 +190,50 @@ class _Maker:
         return split_of(question.key, self.settings["seed"], self.settings["test_share"])
 
     def _row(self, question: Question, hint: str, answers: _Answers, place: int) -> dict[str, Any]:
-        tokenizer = self.target.tokenizer
-        begun = "" if self.settings["answering"] == "generate" else letter_tokens(tokenizer)[0]
         plain, hinted = user_prompt(question), user_prompt(question, hint)
         changed = answers.letters[0] != answers.letters[place]
-        has_scores = answers.scores.size > 0
+        scores = answers.scores if answers.scores.size else None
         return {
+            **self._prompts(plain, hinted),
+            **self._provenance(question, hint, hinted),
             "index": question.index,
             "question": question.text,
             "choices": list(question.choices),
             "correct_answer": question.answer,
             "zeroshot_prediction": answers.letters[0],
             "random_hint_prediction": answers.letters[place],
-            "hint_token_ids": tokenizer.encode(HINT.format(letter=hint), add_special_tokens=False),
-            "original_prompt_full": full_prompt(tokenizer, plain, begun),
-            "hint_prompt_full": full_prompt(tokenizer, hinted, begun),
+            "hint": hint,
+            "hint_token_ids": self._encode(HINT.format(letter=hint)),
+            "changed_pred_bc_hint": changed,
+            "zeroshot_scores": None if scores is None else scores[0],
+            "random_hint_scores": None if scores is None else scores[place],
+            "changed": changed,
+        }
+
+    def _prompts(self, plain: str, hinted: str) -> dict[str, str]:
+        """The columns that hold what was asked."""
+        tokenizer = self.target.tokenizer
+        begun = "" if self.settings["answering"] == "generate" else letter_tokens(tokenizer)[0]
+        return {
             "system_prompt": HINT_SYSTEM,
             "original_user_prompt": plain,
             "hint_user_prompt": hinted,
-            "hint": hint,
-            "changed_pred_bc_hint": changed,
+            "original_prompt_full": full_prompt(tokenizer, plain, begun),
+            "hint_prompt_full": full_prompt(tokenizer, hinted, begun),
             "ablation_prompt": question_for_ablation(hinted),
-            "zeroshot_scores": answers.scores[0] if has_scores else None,
-            "random_hint_scores": answers.scores[place] if has_scores else None,
+        }
+
+    def _provenance(self, question: Question, hint: str, hinted: str) -> dict[str, Any]:
+        """The columns that say whose experiment it is."""
+        return {
             "id": short_hash(ABLATION, self.target.hash, hinted),
             "group": question.key,
             "cell": ablation_cell(hint),
             "split": self._split(question),
-            "changed": changed,
             "target_hash": self.target.hash,
             "seed": self.settings["seed"],
             "format": self.settings["answering"],
         }
+
+    def _encode(self, text: str) -> list[int]:
+        return self.target.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -11,6 +11,7 @@ import numpy as np
 from selfx.errors import SelfxError
 from selfx.interventions.batching import chunks, pad, repeat_last, rows_for
 from selfx.interventions.reuse import before, begin, choice_logits
+from selfx.models.cache import Cache
 from selfx.models.generate import generate
 from selfx.tasks.questions import LETTERS, full_prompt
 from selfx.weights.load import LanguageModel
@@ -41,37 +42,53 @@ def letter_scores(
     What prompts share is run once: the system message for all of them, the question for those of a
     group, which differ in the hint alone.
     """
-    begun, letters = letter_tokens(target.tokenizer)
-    ids = [[_ids(target, prompt, begun) for prompt in group] for group in groups]
-    shared = [_shared(group) for group in ids]
-    trunk = min(_shared([group[0] for group in ids]), min(shared) - 1)
-    opening = None
-    if trunk > 0:
-        _, opening = begin(target.model, *pad([ids[0][0][:trunk]], 1))
-    scores = [np.zeros((len(group), len(letters)), np.float32) for group in groups]
-    order = sorted(range(len(groups)), key=lambda index: (shared[index], index))
-    for part in chunks(order, batch_size):
-        middles = [ids[g][0][trunk : shared[g]] for g in part]
-        tokens, mask = pad(middles, rows_for(len(part), batch_size))
-        past = _from(opening, [0] * len(tokens), [trunk] * len(tokens), tokens.shape[1])
-        _, cache = begin(target.model, tokens, mask, past)
-        ends = [(row, g, n) for row, g in enumerate(part) for n in range(len(ids[g]))]
-        for some in chunks(sorted(ends, key=lambda end: len(ids[end[1]][end[2]])), batch_size):
-            full = repeat_last(some, rows_for(len(some), batch_size))
-            tokens, mask = pad([ids[g][n][shared[g] :] for _, g, n in full], len(full))
-            rows, starts = [row for row, _, _ in full], [shared[g] for _, g, _ in full]
-            past = _from(cache, rows, starts, tokens.shape[1])
-            found = choice_logits(target.model, past, tokens, mask, np.array(letters, np.int32))
-            for (_, g, n), score in zip(some, np.asarray(found), strict=False):
-                scores[g][n] = score
-    return scores
+    if not groups:
+        return []
+    asked = _Asked(target, groups, batch_size)
+    for part in chunks(sorted(range(len(groups)), key=lambda g: (asked.shared[g], g)), batch_size):
+        asked.run(part)
+    return asked.scores
 
 
-def _from(cache: Any, rows: list[int], starts: list[int], room: int) -> Any:
-    """What `rows` of a cache held before `starts`, and room to go on; None from None."""
-    if cache is None:
-        return None
-    return before(cache, np.array(rows, np.int32), np.array(starts, np.int32), room=room)
+class _Asked:
+    """Groups of prompts in tokens, what they share, and the scores found so far."""
+
+    def __init__(self, target: LanguageModel, groups: Sequence[Sequence[str]], batch_size: int):
+        begun, letters = letter_tokens(target.tokenizer)
+        self.model, self.size = target.model, batch_size
+        self.letters = np.array(letters, np.int32)
+        self.ids = [[_ids(target, prompt, begun) for prompt in group] for group in groups]
+        self.shared = [_shared(group) for group in self.ids]
+        self.scores = [np.zeros((len(group), len(letters)), np.float32) for group in groups]
+        self.trunk = min(_shared([group[0] for group in self.ids]), min(self.shared) - 1)
+        self.opening: Cache | None = None
+        if self.trunk > 0:
+            _, self.opening = begin(self.model, *pad([self.ids[0][0][: self.trunk]], 1))
+
+    def run(self, part: Sequence[int]) -> None:
+        """Scores of some groups: first what each shares, then each prompt's own end."""
+        middles = [self.ids[g][0][max(self.trunk, 0) : self.shared[g]] for g in part]
+        tokens, mask = pad(middles, rows_for(len(part), self.size))
+        past = None
+        if self.opening is not None:
+            rows = np.zeros(len(tokens), np.int32)
+            past = before(self.opening, rows, rows + self.trunk, room=tokens.shape[1])
+        _, cache = begin(self.model, tokens, mask, past)
+        ends = [(row, g, n) for row, g in enumerate(part) for n in range(len(self.ids[g]))]
+        ends.sort(key=lambda end: len(self.ids[end[1]][end[2]]) - self.shared[end[1]])
+        for some in chunks(ends, self.size):
+            self._finish(cache, some)
+
+    def _finish(self, cache: Cache, ends: Sequence[tuple[int, int, int]]) -> None:
+        """Scores of some prompts `(row of the cache, group, number in it)`."""
+        full = repeat_last(ends, rows_for(len(ends), self.size))
+        tokens, mask = pad([self.ids[g][n][self.shared[g] :] for _, g, n in full], len(full))
+        rows = np.array([row for row, _, _ in full], np.int32)
+        start = np.array([self.shared[g] for _, g, _ in full], np.int32)
+        past = before(cache, rows, start, room=tokens.shape[1])
+        found = np.asarray(choice_logits(self.model, past, tokens, mask, self.letters))
+        for (_, g, n), scores in zip(ends, found, strict=False):
+            self.scores[g][n] = scores
 
 
 def written_letters(

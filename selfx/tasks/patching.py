@@ -190,43 +190,57 @@ class _Maker:
 
     def _row(self, draw: Draw, results: PairResults, index: int) -> dict[str, Any] | None:
         """The row of a candidate, or None where its outcome cannot be worded."""
-        tokenizer, pair = self.target.tokenizer, draw.pair
         before, after = int(results.base[index]), int(results.patched[index])
-        texts = [str(tokenizer.decode([token])) for token in (before, after)]
+        texts = [str(self.target.tokenizer.decode([token])) for token in (before, after)]
         if not all(_sayable(text) for text in texts):
             return None
         assert results.vectors is not None
-        pieces = tokenizer.convert_ids_to_tokens(list(pair.base_ids))
-        source_piece = tokenizer.convert_ids_to_tokens(pair.source_ids[pair.source_pos])
         changed = texts[0].strip() != texts[1].strip()
         return {
-            "layer": list(pair.layers),
-            "input_tokens": pieces,
+            **self._experiment(draw, results.vectors[index]),
+            **self._provenance(draw),
             "original_continuation": texts[:1],
             "ablated_continuation": texts[1:],
             "is_different": changed,
+            "original_id": before,
+            "ablated_id": after,
+            "margin": float(results.margin[index]),
+            "changed": changed,
+        }
+
+    def _experiment(self, draw: Draw, vector: np.ndarray) -> dict[str, Any]:
+        """The columns that say what was done."""
+        pair, layers = draw.pair, list(draw.pair.layers)
+        base, source = (
+            self.target.tokenizer.convert_ids_to_tokens(list(ids))
+            for ids in (pair.base_ids, pair.source_ids)
+        )
+        return {
+            "layer": layers,
+            "layer_hashable": layers,
+            "token_type": draw.token_type,
+            "input_tokens": base,
+            "input_ids": list(pair.base_ids),
+            "source_ids": list(pair.source_ids),
             "patch_position": {
                 "counterfact_pos": pair.source_pos,
-                "counterfact_text_token": source_piece,
-                "intervention_vector": results.vectors[index],
+                "counterfact_text_token": source[pair.source_pos],
+                "intervention_vector": vector,
                 "orig_pos": pair.base_pos,
-                "orig_text_token": pieces[pair.base_pos],
+                "orig_text_token": base[pair.base_pos],
             },
             "counterfactual_text": draw.source_text,
             "gt_original_target": draw.base.attribute,
             "gt_counterfactual_target": draw.source.attribute,
-            "layer_hashable": list(pair.layers),
-            "token_type": draw.token_type,
-            "input_ids": list(pair.base_ids),
-            "source_ids": list(pair.source_ids),
-            "original_id": before,
-            "ablated_id": after,
-            "margin": float(results.margin[index]),
-            "id": short_hash(PATCHING, self.target.hash, dataclasses.astuple(pair)),
+        }
+
+    def _provenance(self, draw: Draw) -> dict[str, Any]:
+        """The columns that say whose experiment it is."""
+        return {
+            "id": short_hash(PATCHING, self.target.hash, dataclasses.astuple(draw.pair)),
             "group": draw.base.subject,
-            "cell": patching_cell(draw.token_type, list(pair.layers)),
+            "cell": patching_cell(draw.token_type, list(draw.pair.layers)),
             "split": split_of(draw.base.subject, self.seed, self.test_share),
-            "changed": changed,
             "target_hash": self.target.hash,
             "seed": self.seed,
             "format": self.format,

@@ -177,8 +177,11 @@ def test_vmap_of_grad(tiny, tokens, gradients):
 
 
 def test_pmap_over_the_batch(tiny, tokens):
-    """One row a device; the edits shared."""
-    got = jax.pmap(logits, in_axes=(None, 0, None))(tiny, tokens[:, None], make(0))
+    """One row a device; the edits shared, as an argument and closed over."""
+    edits = make(0)
+    got = jax.pmap(logits, in_axes=(None, 0, None))(tiny, tokens[:, None], edits)
+    again = jax.pmap(lambda rows: logits(tiny, rows, edits))(tokens[:, None])
+    np.testing.assert_array_equal(again, got)
     assert len(got.sharding.device_set) == 8
     assert_same(got[:, 0], jitted(tiny, tokens, make(0)))
 

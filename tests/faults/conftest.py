@@ -69,3 +69,14 @@ def made(planted_trace, tiny_folder, tiny_lm, tmp_path_factory):
     adapters = lora.init(tiny_lm.config, rank=2, alpha=16.0, key=jax.random.key(0))
     run.save_adapter(adapters, 16.0, tiny_lm.name)
     return SimpleNamespace(trace=trace, run=run.path, model=tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def few_facts(tmp_path_factory):
+    """The shortest facts of our own: a tokenizer of bytes makes long texts."""
+    from selfx.data import facts_path
+
+    path = tmp_path_factory.mktemp("data") / "facts.jsonl"
+    lines = sorted(facts_path().read_text().splitlines(), key=len)[:60]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path

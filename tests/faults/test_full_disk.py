@@ -74,10 +74,10 @@ def test_while_patching(cli, refused, made, tmp_path, full_disk, patch_line):
 
 
 @pytest.mark.parametrize("part", ["parquet", "trace.json"])
-def test_while_tracing(cli, refused, made, tmp_path, full_disk, monkeypatch, part):
+def test_while_tracing(cli, refused, made, tmp_path, full_disk, monkeypatch, few_facts, part):
     command = (
         *("trace", "activation-patching", "--target", made.model, "--out", tmp_path / "trace"),
-        *("--limit", 4),
+        *("--limit", 4, "--data", few_facts),
     )
     full_disk(part)
     refused(cli(*command), "the disk is full", "free some space")
@@ -109,10 +109,10 @@ def test_a_real_one_while_writing_the_adapter(made, small_disk, tiny_lm):
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_real_one_while_tracing(cli, refused, made, small_disk):
+def test_a_real_one_while_tracing(cli, refused, made, small_disk, few_facts):
     command = (
         *("trace", "activation-patching", "--target", made.model, "--out", small_disk / "trace"),
-        *("--limit", 4),
+        *("--limit", 4, "--data", few_facts),
     )
     (small_disk / "ballast").write_bytes(b"x" * 120 * 1024)
     refused(cli(*command), "the disk is full")

@@ -50,8 +50,8 @@ def test_training(cli, killed, made, moments, tmp_path):
     def command(out):
         return (
             *("train", "--data", made.trace, "--explainer", made.model, "--out", out),
-            *("--epochs", 60, "--batch-size", 12, "--rank", 2, "--style", "plain"),
-            *("--save-every", 4),
+            *("--epochs", 24, "--batch-size", 12, "--rank", 2, "--style", "plain"),
+            *("--save-every", 3),
         )
 
     whole, run = tmp_path / "whole", tmp_path / "run"

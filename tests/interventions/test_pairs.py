@@ -11,7 +11,7 @@ from selfx.interventions import pairs as P
 from selfx.interventions.pairs import Pair, check_pairs, read_pairs, run_pairs, write_results
 
 
-def draw(n, vocab, n_layers, seed=0, shortest=1, longest=20):
+def draw(n, vocab, n_layers, seed=0, shortest=1, longest=16):
     """Pairs of any length, layers and positions; some share their base, some their source."""
     rng = np.random.default_rng(seed)
     texts = [
@@ -119,7 +119,8 @@ def test_distinct_texts_run_once(tiny, monkeypatch, compiled_once):
         real = getattr(P, name)
 
         def count(model, tokens, mask, *rest, real=real, name=name):
-            seen[name].append(len({tuple(row[keep]) for row, keep in zip(tokens, mask)}))
+            texts = zip(tokens, mask, strict=True)
+            seen[name].append(len({tuple(row[keep]) for row, keep in texts}))
             return real(model, tokens, mask, *rest)
 
         monkeypatch.setattr(P, name, count)

@@ -7,23 +7,25 @@ import pytest
 
 from selfx.tasks.trace import trace
 
-RELATIONS = {
-    "capital": "The capital of {} is the city of",
-    "made_by": "{} is a thing that was made by",
-}
+RELATIONS = ("capital", "made_by")
+ENDS = "acdjmnpux"
+"""After these the tiny model says something that prints."""
 
 
 def make_facts():
-    return [
-        {
-            "subject": f"{relation[:3].title()}land {number}",
-            "attribute": f"{'ABCDEFGHIJKL'[number % 6]}ville",
-            "prompt": text.format(f"{relation[:3].title()}land {number}"),
-            "relation_id": relation,
-        }
-        for relation, text in RELATIONS.items()
-        for number in range(24)
-    ]
+    facts = []
+    for relation in RELATIONS:
+        for number in range(24):
+            subject = f"{relation[:2].title()} {number}"
+            facts.append(
+                {
+                    "subject": subject,
+                    "attribute": f"{'ABCDEFGHIJKL'[number % 6]}ville",
+                    "prompt": f"{subject} was by{ENDS[number % len(ENDS)]}",
+                    "relation_id": relation,
+                }
+            )
+    return facts
 
 
 def make_questions(n=80):

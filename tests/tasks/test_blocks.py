@@ -1,5 +1,7 @@
 """Stopping a trace anywhere and going on: the files must be those of a run that never stopped."""
 
+import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -135,10 +137,8 @@ def test_a_kill_at_any_write(tmp_path, whole, monkeypatch, step, when, nth):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
         patched.setattr(home, step, stopping)
-        try:
+        with contextlib.suppress(Killed):
             collect(make_plan(), out, silent)
-        except Killed:
-            pass
     collect(make_plan(), out, silent)
     assert content(out) == whole
 
@@ -214,8 +214,6 @@ def test_a_folder_of_something_else(tmp_path):
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
-    import errno
-
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -32,9 +32,7 @@ def test_every_kind_of_file(tmp_path, lines, facts, name):
         path = lines(facts, name)
     found = read_facts(path)
     assert len(found) == 48
-    assert found[0] == Fact(
-        "Capland 0", "Aville", "The capital of Capland 0 is the city of", "capital"
-    )
+    assert found[0] == Fact("Ca 0", "Aville", "Ca 0 was bya", "capital")
 
 
 def test_counterfact_as_released_and_flattened(lines):

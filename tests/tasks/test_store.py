@@ -20,7 +20,17 @@ POSITION = {
 }
 PATCH = {
     "layer": [8, 9, 10],
-    "input_tokens": ["<|begin_of_text|>", "In", "ĠRome", "Ċ", "Ċ", "Respond", "Ġwith", "Ġone", "Ġof"],
+    "input_tokens": [
+        "<|begin_of_text|>",
+        "In",
+        "ĠRome",
+        "Ċ",
+        "Ċ",
+        "Respond",
+        "Ġwith",
+        "Ġone",
+        "Ġof",
+    ],
     "original_continuation": ["ĠItaly"],
     "ablated_continuation": ["ĠFrance"],
     "is_different": True,

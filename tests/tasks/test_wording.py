@@ -29,7 +29,9 @@ def test_five_questions_about_a_patch():
         f"If feature {SLOT} at layer 24, 25, 26 is added to tokens < is> when processing the text"
         " <<<Paris is in>>>, how would the output change?"
     )
-    assert questions[2].startswith("Consider the input text: <<<Paris is in>>>. If we steer layer 24")
+    assert questions[2].startswith(
+        "Consider the input text: <<<Paris is in>>>. If we steer layer 24"
+    )
 
 
 def test_braces_in_a_text_are_only_text():
@@ -60,6 +62,8 @@ def test_pieces_become_text(pieces, text):
 
 
 def test_a_published_prompt_is_grouped_by_its_statement():
-    text = "<|im_start|>user\nParis is in\n\nRespond with one of A or B or unknown and nothing else."
+    text = (
+        "<|im_start|>user\nParis is in\n\nRespond with one of A or B or unknown and nothing else."
+    )
     assert statement(text) == statement("<|begin_of_text|>Paris is in\n\nRespond with one of C")
     assert statement(text) == "Paris is in"
