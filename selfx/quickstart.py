@@ -41,21 +41,21 @@ LESSONS = (
         "changes. The explainer gets the activation as one token of its prompt and must say what "
         "happened. Controls give it zeros, another example's activation, or a rotated one: only "
         "what is lost then was read from the activation.",
-        limit=720,
+        limit=600,
         training=Training(
             epochs=2, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
         ),
-        evaluation=Evaluation(limit=128, max_new_tokens=24),
+        evaluation=Evaluation(limit=96, max_new_tokens=24),
     ),
     Lesson(
         "input-ablation",
         "We ask a multiple-choice question with a hint, then without. The explainer sees the "
         "hinted question and must say what the answer would be without the hint.",
-        limit=320,
+        limit=280,
         training=Training(
             epochs=2, batch_size=8, style="chat", optimization=Optimization(1e-3, "linear", 5)
         ),
-        evaluation=Evaluation(limit=96, max_new_tokens=24),
+        evaluation=Evaluation(limit=70, max_new_tokens=24),
     ),
 )
 

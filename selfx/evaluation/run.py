@@ -92,8 +92,7 @@ def evaluate(
     asked = _Asked(explainer, test, Path(out), settings, report)
     answered = [asked.under(control) for control in _controls(test, settings)]
     answered += [
-        asked.untrained() if name == UNTRAINED else constants[name]
-        for name in settings.baselines
+        asked.untrained() if name == UNTRAINED else constants[name] for name in settings.baselines
     ]
     scores = write_evaluation(
         out,

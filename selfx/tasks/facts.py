@@ -14,16 +14,12 @@ from selfx.errors import SelfxError
 from selfx.tasks.rows import read_rows, text_field
 from selfx.tasks.split import split_of
 
-Format = Literal["completion", "options"]
+Format = Literal["completion", "options", "options-chat"]
+_IN_OPTIONS = ("subject_last", "relation", "original_option", "changed_option", "other_option")
 TOKEN_TYPES: dict[str, tuple[str, ...]] = {
     "completion": ("subject_first", "subject_last", "relation", "last"),
-    "options": (
-        "subject_last",
-        "relation",
-        "original_option",
-        "changed_option",
-        "other_option",
-    ),
+    "options": _IN_OPTIONS,
+    "options-chat": _IN_OPTIONS,
 }
 """The places of a prompt in each format."""
 
@@ -109,9 +105,10 @@ def completion_places(tokenizer: Any, fact: Fact, prompt: str | None = None) -> 
     """The prompt as it is; None where the tokens do not show the subject apart."""
     text = prompt or fact.prompt
     ids, spans = encode(tokenizer, text)
-    start = fact.prompt.index(fact.subject)
+    opening = text.index(fact.prompt)
+    start = opening + fact.prompt.index(fact.subject)
     subject = _covering(spans, start, start + len(fact.subject))
-    statement = _covering(spans, 0, len(fact.prompt))
+    statement = _covering(spans, opening, opening + len(fact.prompt))
     if not subject or subject[-1] >= len(ids) - 1:
         return None
     at = {
@@ -124,17 +121,25 @@ def completion_places(tokenizer: Any, fact: Fact, prompt: str | None = None) -> 
 
 
 def option_places(
-    tokenizer: Any, fact: Fact, options: Sequence[str], original: str, changed: str
+    tokenizer: Any, fact: Fact, text: str, options: Sequence[str], original: str, changed: str
 ) -> Places | None:
-    """The published prompt, which lists the options; each option's place is its last token."""
-    text = options_prompt(fact, options)
+    """A prompt that lists `options`; each option's place is its last token.
+
+    Args:
+      tokenizer: the target's.
+      fact: what the prompt is about.
+      text: the prompt, from `options_prompt`.
+      options: in the order listed.
+      original: the option that is true of the fact patched into.
+      changed: the option that is true of the fact patched from.
+    """
     places = completion_places(tokenizer, fact, text)
     if places is None:
         return None
     _, spans = encode(tokenizer, text)
     at = {name: places.at[name] for name in ("subject_last", "relation")}
     at |= {"original_option": (), "changed_option": (), "other_option": ()}
-    start = text.index(" or ".join(options), len(fact.prompt))
+    start = text.index(" or ".join(options), text.index(fact.prompt) + len(fact.prompt))
     for option in options:
         name = {original: "original_option", changed: "changed_option"}.get(option, "other_option")
         at[name] += _covering(spans, start, start + len(option))[-1:]
@@ -142,9 +147,19 @@ def option_places(
     return Places(places.ids, at)
 
 
-def options_prompt(fact: Fact, options: Sequence[str]) -> str:
-    """The published forced choice."""
-    return OPTIONS.format(prompt=fact.prompt, options=" or ".join(options))
+def options_prompt(fact: Fact, options: Sequence[str], chat: Any = None) -> str:
+    """The published forced choice; in the chat template of the tokenizer `chat`, if there is one.
+
+    Raises:
+      SelfxError: that tokenizer has no chat template.
+    """
+    text = OPTIONS.format(prompt=fact.prompt, options=" or ".join(options))
+    if chat is None:
+        return text
+    if not chat.chat_template:
+        raise SelfxError("the target has no chat template", hint="format=options, without one")
+    turns = [{"role": "user", "content": text}]
+    return chat.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def draw_options(
@@ -158,8 +173,9 @@ def draw_options(
 
 
 def encode(tokenizer: Any, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """Tokens, and the characters `[start, end)` of each."""
-    found = tokenizer(text, return_offsets_mapping=True)
+    """Tokens, and the characters `[start, end)` of each; a chat brings its special tokens."""
+    bare = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    found = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not bare)
     return tuple(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]]
 
 

@@ -60,7 +60,8 @@ def trace_patching(
       limit: examples to keep, both splits together.
       seed: decides every draw.
       progress: called with (examples, limit, a note).
-      format: `completion` continues the fact's prompt; `options` is the published forced choice.
+      format: `completion` continues the fact's prompt; `options` is the published forced choice,
+        `options-chat` the same in the target's chat template, as published for Qwen3.
       chunks: into how many contiguous groups the layers are cut.
       test_share: the share of subjects held out.
       batch_size: rows of one run.
@@ -179,13 +180,15 @@ class _Maker:
             into, out_of = self.places(base), self.places(source)
         else:
             options = F.draw_options(base, source, self.relations[base.relation], rng)
+            chat = self.target.tokenizer if self.format == "options-chat" else None
+            texts = [F.options_prompt(fact, options, chat) for fact in (base, source)]
             into, out_of = (
                 F.option_places(
-                    self.target.tokenizer, fact, options, base.attribute, source.attribute
+                    self.target.tokenizer, fact, text, options, base.attribute, source.attribute
                 )
-                for fact in (base, source)
+                for fact, text in zip((base, source), texts, strict=True)
             )
-            text = F.options_prompt(source, options)
+            text = texts[1]
         return (into, out_of, text) if into and out_of else None
 
     def _row(self, draw: Draw, results: PairResults, index: int) -> dict[str, Any] | None:

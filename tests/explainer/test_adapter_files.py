@@ -15,6 +15,8 @@ from selfx.explainer.lora import Lora
 from selfx.models.decoder import MAPS, forward
 from selfx.weights.peft import load_adapter, save_adapter
 
+pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def adapters(tiny):

@@ -16,6 +16,8 @@ from selfx.explainer.run import Run, Training
 from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 
+pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
+
 PLAIN = Training(rank=2, alpha=4.0, style="plain", strength=3.0)
 LIMIT = 8
 

@@ -15,14 +15,14 @@ from selfx.explainer.fit import fit
 from selfx.explainer.run import Run, Training
 from selfx.explainer.step import Optimization
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 RESULT = ("adapter/adapter_model.safetensors", "config.json", "metrics.jsonl")
 SETTINGS = Training(
     epochs=11, batch_size=12, rank=4, style="plain", optimization=Optimization(3e-3, "linear", 2)
 )
 EVERY = {"save_every": 4, "log_every": 3}
 STEPS = 11
-
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(scope="module")

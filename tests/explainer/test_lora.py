@@ -9,6 +9,8 @@ from selfx.explainer.lora import Lora, check_adapters, map_shape, merge
 from selfx.models.decoder import MAPS, forward
 from selfx.testing import tiny_config, tiny_model
 
+pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
+
 TOKENS = np.random.default_rng(0).integers(6, 262, (2, 9))
 
 

@@ -13,6 +13,8 @@ from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 from selfx.testing import tiny_config, tiny_model
 
+pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
+
 STRENGTH = 5.0
 
 

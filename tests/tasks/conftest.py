@@ -56,7 +56,7 @@ def questions_file(tmp_path_factory):
     return write_lines(tmp_path_factory.mktemp("data") / "questions.jsonl.gz", make_questions())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def patching_trace(tmp_path_factory, tiny_lm, facts_file, compiled_once):
     """The folder and record of a trace of activation patching."""
     folder = tmp_path_factory.mktemp("patching") / "trace"
@@ -64,7 +64,7 @@ def patching_trace(tmp_path_factory, tiny_lm, facts_file, compiled_once):
     return folder, record
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ablation_trace(tmp_path_factory, tiny_lm, questions_file, compiled_once):
     """The folder and record of a trace of input ablation."""
     folder = tmp_path_factory.mktemp("ablation") / "trace"

@@ -1,6 +1,7 @@
 """Reading facts, who may be exchanged with whom, and where in a prompt things are."""
 
 import gzip
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -180,8 +181,8 @@ def test_a_subject_at_the_end_leaves_no_place():
 
 def test_where_the_options_are():
     options = ["Rome", "Paris", "Is in", "Oslo"]
-    places = option_places(tiny_tokenizer(), FACT, options, "Paris", "Oslo")
     text = options_prompt(FACT, options)
+    places = option_places(tiny_tokenizer(), FACT, text, options, "Paris", "Oslo")
     assert text == (
         "The Eiffel Tower is in\n\nRespond with one of Rome or Paris or Is in or Oslo or unknown"
         " and nothing else.\n\nResponse:"
@@ -191,6 +192,22 @@ def test_where_the_options_are():
     assert places.at["other_option"] == (text.index("Rome") + 3, text.index("Is in") + 4)
     assert shown(places, "subject_last") == ["r"]
     assert max(places.at["relation"]) < len(FACT.prompt)
+
+
+def test_where_things_are_in_a_chat():
+    options = ["Rome", "Paris"]
+    text = options_prompt(FACT, options, tiny_tokenizer())
+    places = option_places(tiny_tokenizer(), FACT, text, options, "Paris", "Rome")
+    assert text.startswith(
+        "<|im_start|>user\nThe Eiffel Tower is in\n\nRespond with one of Rome or"
+    )
+    assert [shown(places, kind) for kind in ("subject_last", "original_option")] == [["r"], ["s"]]
+    assert len(places.at["relation"]) == len(" is in")
+
+
+def test_a_chat_without_a_template():
+    with pytest.raises(SelfxError, match="no chat template"):
+        options_prompt(FACT, ["a", "b"], types.SimpleNamespace(chat_template=None))
 
 
 def test_options_hold_both_attributes_and_three_more():
