@@ -297,7 +297,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
-    """Everything above, small, on a real model, from nothing: about ten minutes on two cores.
+    """Everything above, small, on a real model, from nothing: within a quarter of an hour on two idle cores.
 
     For example:
       selfx quickstart

@@ -41,7 +41,7 @@ LESSONS = (
         "changes. The explainer gets the activation as one token of its prompt and must say what "
         "happened. Controls give it zeros, another example's activation, or a rotated one: only "
         "what is lost then was read from the activation.",
-        limit=600,
+        limit=520,
         training=Training(
             epochs=2, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
         ),
@@ -51,7 +51,7 @@ LESSONS = (
         "input-ablation",
         "We ask a multiple-choice question with a hint, then without. The explainer sees the "
         "hinted question and must say what the answer would be without the hint.",
-        limit=280,
+        limit=240,
         training=Training(
             epochs=2, batch_size=8, style="chat", optimization=Optimization(1e-3, "linear", 5)
         ),

@@ -98,7 +98,7 @@ def test_a_second_uninterrupted_run_is_equal(train, whole, tmp_path):
     assert (fitted.steps, fitted.resumed_at) == (STEPS, 0)
 
 
-@pytest.mark.parametrize("stops", [[1], [4], [5, 9], [11]])
+@pytest.mark.parametrize("stops", [[4], [5, 9]])
 def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops):
     for stop in stops:
         with pytest.raises(Stop):
@@ -170,9 +170,9 @@ def test_other_weights_are_refused(write_tiny, data, finished):
 
 def test_fresh_forgets_an_earlier_run(train, whole, finished):
     (finished / "notes.txt").write_text("mine")
-    longer = Training(epochs=1, batch_size=12, rank=2, style="plain")
-    train(finished, longer, fresh=True)
-    assert [p.name for p in (finished / "checkpoints").iterdir()] == ["1"]
+    train(finished, dataclasses.replace(SETTINGS, seed=1), fresh=True)
+    other = result(finished)
+    assert all(other[name] != before for name, before in result(whole).items())
     fitted = train(finished, fresh=True)
     assert fitted.resumed_at == 0
     assert result(finished) == result(whole)
@@ -212,7 +212,7 @@ def test_what_a_kill_left_of_the_first_file_is_no_obstacle(train, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
     (out / ".config.json.x1y2").write_text('{"ver')
-    train(out, Training(epochs=1, batch_size=12, rank=2, style="plain"))
+    train(out)
     assert (out / "adapter" / "adapter_config.json").exists()
 
 
@@ -316,7 +316,7 @@ def test_the_result_is_the_last_checkpoint(tiny_lm, whole):
 
 def test_several_traces_are_learned_together(tiny_lm, data, planted_trace, tmp_path):
     other = planted_trace(tmp_path / "other", train=5, test=2, seed=3)
-    few = Training(epochs=1, batch_size=12, rank=2, style="plain")
-    fitted = fit(tiny_lm, [data, other], tmp_path / "run", few)
-    assert fitted.steps == 2  # 17 examples
+    half = dataclasses.replace(SETTINGS, epochs=5.5)
+    fitted = fit(tiny_lm, [data, other], tmp_path / "run", half)
+    assert fitted.steps == STEPS  # 17 examples are two batches
     assert len(load_explainer(tmp_path / "run", tiny_lm).training.style) == 5
