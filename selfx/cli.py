@@ -297,7 +297,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
-    """Everything above, small, on a real model, from nothing: within a quarter of an hour on two idle cores.
+    """Everything above, small, on a real model, from nothing, in minutes on two cores.
 
     For example:
       selfx quickstart

@@ -66,7 +66,7 @@ def quickstart(
     """Traces, trains and evaluates both tasks; returns the scores, the report's path, the time.
 
     Args:
-      out: where everything goes; what is there already is not done again.
+      out: where everything goes; traces and runs that are there already are not made again.
       model: target and explainer alike, so that it explains itself.
       lessons: the tasks and their sizes.
     """
