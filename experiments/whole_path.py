@@ -1,4 +1,4 @@
-"""Trace, train and evaluate one task at a size that takes hours on two cores.
+"""Trace, train and evaluate one task at a size larger than the quickstart.
 
     python -m experiments.whole_path --task activation-patching --data FACTS --name patching
     python -m experiments.whole_path --task input-ablation --data QUESTIONS --name ablation

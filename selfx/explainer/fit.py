@@ -50,7 +50,7 @@ def fit(
 ) -> Fitted:
     """Trains adapters on the `train` split of every trace and leaves them in `out`.
 
-    Called again it goes on from the newest checkpoint; the result is equal to the bit.
+    Called again it goes on from the newest checkpoint, as if it had never stopped.
 
     Args:
       explainer: the model to adapt; its weights are not touched.
