@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from selfx.interventions.build import ablate, inject, patch, steer
     from selfx.interventions.edits import Affine, Edits
     from selfx.interventions.pairs import Pair, run_pairs
-    from selfx.models.decoder import Decoder, forward
+    from selfx.models.decoder import Decoder, apart, forward
     from selfx.models.generate import generate
     from selfx.models.tap import Address, At
     from selfx.sharding import make_mesh, shard, shard_batch
@@ -54,6 +54,7 @@ _HOMES = {
     "Pair": "interventions.pairs",
     "run_pairs": "interventions.pairs",
     "Decoder": "models.decoder",
+    "apart": "models.decoder",
     "forward": "models.decoder",
     "generate": "models.generate",
     "Address": "models.tap",

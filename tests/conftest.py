@@ -120,9 +120,16 @@ def compiled_once(programs):
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """Compiles in half the time what then runs at a tenth of the speed, for tests of few steps."""
+    """Compiles in half the time what then runs at a tenth of the speed, for tests of few steps.
+
+    Its programs are dropped afterwards: they round differently, and a later test that compares a
+    run in this process with one in another would find last bits changed.
+    """
+    import jax
+
     with _configured(jax_disable_most_optimizations=True) as environment:
         yield environment
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

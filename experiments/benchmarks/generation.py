@@ -48,8 +48,12 @@ def main(config: Config) -> None:
     }
     limit = {"max_new_tokens": config.new_tokens, "min_new_tokens": config.new_tokens}
 
+    layers = selfx.apart(lm.model)
+
     def ours() -> np.ndarray:
-        out = selfx.generate(lm.model, tokens, mask=mask, max_new_tokens=config.new_tokens)
+        out = selfx.generate(
+            lm.model, tokens, mask=mask, max_new_tokens=config.new_tokens, layers=layers
+        )
         return np.asarray(out.tokens)
 
     def theirs() -> np.ndarray:

@@ -17,7 +17,7 @@ from selfx.errors import SelfxError
 from selfx.evaluation.baselines import BASELINES, get_baseline
 from selfx.evaluation.controls import CONTROLS, get_control
 from selfx.evaluation.report import load_evaluation, write_report
-from selfx.evaluation.scores import Answered, write_evaluation
+from selfx.evaluation.scores import PREDICTIONS, SCORES, Answered, write_evaluation
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
 from selfx.explainer.fit import check_widths
 from selfx.files import write_json
@@ -72,7 +72,7 @@ def evaluate(
     """Scores an explainer on a trace's test split; returns what `scores.json` holds.
 
     Leaves `scores.json`, `predictions.parquet` and `report.html` in `out`. Answers are kept as they
-    come, so that the same call after a kill asks only what is left.
+    come, so that the same call after a kill asks only what is left, and nothing once it has ended.
 
     Args:
       explainer: who is asked.
@@ -90,6 +90,10 @@ def evaluate(
     check_widths(test, explainer.base)
     constants = {n: _baseline(n, train, test) for n in settings.baselines if n != UNTRAINED}
     asked = _Asked(explainer, test, Path(out), settings, report)
+    provenance = _provenance(explainer, trace, settings) | {"asked": asked.digest(train)}
+    done = _finished(Path(out), provenance)
+    if done is not None:
+        return done
     answered = [asked.under(control) for control in _controls(test, settings)]
     answered += [
         asked.untrained() if name == UNTRAINED else constants[name] for name in settings.baselines
@@ -100,11 +104,26 @@ def evaluate(
         answered,
         target=str(trace["target"]),
         seed=settings.seed,
-        provenance=_provenance(explainer, trace, settings),
+        provenance=provenance,
     )
     write_report(Path(out) / "report.html", [load_evaluation(out)])
     asked.forget()
     return scores
+
+
+def _finished(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
+    """The scores in `out`, if they are of this very evaluation."""
+    files = [out / SCORES, out / PREDICTIONS, out / "report.html"]
+    if not all(file.is_file() for file in files):
+        return None
+    try:
+        scores = json.loads(files[0].read_text(encoding="utf-8"))
+        kept = scores["provenance"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    wanted = json.loads(json.dumps(provenance))
+    same = all(kept.get(key) == value for key, value in wanted.items())
+    return scores if same else None
 
 
 def _controls(test: Sequence[Example], settings: Evaluation) -> list[str]:
@@ -192,13 +211,20 @@ class _Asked:
         write_json(file, answers)
         return answers
 
-    def _key(self, explainer: Explainer, vectors: np.ndarray) -> str:
+    def digest(self, train: Sequence[Example]) -> str:
+        """Changes with the adapter and with what the examples ask, hold and have for an answer."""
+        vectors = own_vectors(self.test, self.explainer.base.config.d_model)
+        truth = [(e.answer, e.changed, e.cell) for e in (*train, *self.test)]
+        return self._key(self.explainer, vectors, repr(truth))
+
+    def _key(self, explainer: Explainer, vectors: np.ndarray, *more: str) -> str:
         """A name that changes with anything that could change the answers."""
         parts = (
             explainer.base.hash,
             repr(explainer.training),
             repr(self.settings.max_new_tokens),
             *(f"{example.id} {example.question}" for example in self.test),
+            *more,
         )
         whole = hashlib.sha256("\n".join(parts).encode())
         whole.update(np.ascontiguousarray(vectors).tobytes())

@@ -2,7 +2,7 @@
 
 Each epoch is a fresh permutation. Examples of like length share a batch, because padding costs as
 much as text: within a window of batches rows are sorted by length, then the batches are shuffled.
-Lengths are padded to a few widths, each compiled once.
+Rows are padded to a few widths, each compiled once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from selfx.explainer.prompts import Prompter
+from selfx.interventions.batching import bucket
 from selfx.tasks.example import Example
 
 WINDOW = 16
@@ -72,14 +73,8 @@ class Plan:
         d_model: int,
         batch_size: int,
         seed: int,
-        multiple: int = 16,
     ):
-        self.d_model, self.batch_size, self.seed, self.multiple = (
-            d_model,
-            batch_size,
-            seed,
-            multiple,
-        )
+        self.d_model, self.batch_size, self.seed = d_model, batch_size, seed
         self.rows = [
             [_row(example, prompter, w) for w in range(len(example.questions))]
             for example in examples
@@ -112,7 +107,7 @@ class Plan:
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """The rows as arrays; a short batch is filled with rows of no weight."""
-        width = -(-max(len(row) for row in rows) // self.multiple) * self.multiple
+        width = bucket(max(len(row) for row in rows))
         n, a = self.batch_size, self.answer_width
         batch = Batch(
             tokens=np.zeros((n, width), np.int32),

@@ -31,8 +31,11 @@ def begin(
 def before(cache: Cache, rows: jax.Array, start: jax.Array, *, room: int) -> Cache:
     """What each of `rows` `[n]` held before position `start` `[n]`, and `room` for new tokens."""
     slots = cache.position.shape[1]
-    blank = ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))
-    k, v = (jnp.pad(kept[:, rows], blank) for kept in (cache.k, cache.v))
+    assert isinstance(cache.k, jax.Array)
+    assert isinstance(cache.v, jax.Array)
+    none, blank = (0, 0), (0, room)
+    k = jnp.pad(cache.k[:, rows], (none, none, none, none, blank))
+    v = jnp.pad(cache.v[:, rows], (none, none, none, blank, none))
     position = cache.position[rows]
     position = jnp.where(position < start[:, None], position, -1)
     position = jnp.pad(position, ((0, 0), (0, room)), constant_values=-1)

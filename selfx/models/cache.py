@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from selfx.models.config import Config
+from selfx.models.stack import Apart, split
 
 
 @struct.dataclass
@@ -16,13 +17,14 @@ class Cache:
     """What attention needs of the past.
 
     Attributes:
-      k, v: `[l, b, s, k, e]`; keys are stored turned.
+      k: `[l, b, k, e, s]`, keys turned, or `Apart` with `[b, k, e, s]` a layer.
+      v: `[l, b, k, s, e]`, or `Apart` likewise; both lie as attention multiplies by them.
       position: int32 `[b, s]`, the position of the token in each slot, -1 for padding or empty.
       filled: int32 scalar, how many slots are written, the same for every row.
     """
 
-    k: jax.Array
-    v: jax.Array
+    k: jax.Array | Apart
+    v: jax.Array | Apart
     position: jax.Array
     filled: jax.Array
 
@@ -34,15 +36,21 @@ class Cache:
 
 def empty(config: Config, batch: int, slots: int, dtype: Any) -> Cache:
     """A cache with room for `slots` tokens a row, padding included."""
-    shape = (config.n_layers, batch, slots, config.n_kv_heads, config.d_head)
+    heads = (config.n_layers, batch, config.n_kv_heads)
     return Cache(
-        k=jnp.zeros(shape, dtype),
-        v=jnp.zeros(shape, dtype),
+        k=jnp.zeros((*heads, config.d_head, slots), dtype),
+        v=jnp.zeros((*heads, slots, config.d_head), dtype),
         position=jnp.full((batch, slots), -1, jnp.int32),
         filled=jnp.int32(0),
     )
 
 
-def write(old: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-    """`old` `[b, s, ...]` with `new` `[b, t, ...]` written from slot `start` on."""
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
+def apart(cache: Cache, n_layers: int) -> Cache:
+    """The same with each layer in arrays of its own, for a model with layers apart."""
+    k, v = split(cache.k, n_layers), split(cache.v, n_layers)
+    return Cache(k, v, cache.position, cache.filled)
+
+
+def write(old: jax.Array, new: jax.Array, start: jax.Array, axis: int) -> jax.Array:
+    """`old` with `new` written along `axis` from slot `start` on."""
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)

@@ -17,8 +17,9 @@ from selfx.errors import SelfxError
 from selfx.models.attention import attend
 from selfx.models.cache import Cache, write
 from selfx.models.config import Config
-from selfx.models.layers import Adapter, Linear, rms_norm, rotary_tables, rotate
+from selfx.models.layers import LINEAR, Adapter, Linear, rms_norm, rotary_tables, rotate
 from selfx.models.sites import SITES
+from selfx.models.stack import Apart, over_layers, split
 from selfx.models.tap import (
     Address,
     Array,
@@ -111,7 +112,9 @@ def forward(
       lora: `{map: adapter}` for the maps in `MAPS`, leaves stacked by layer.
       logits_at: int `[b, p]`: compute logits at these positions only.
       cache: continue from it instead of from nothing.
-      remat: recompute layers in the backward pass instead of keeping their insides.
+      remat: keep nothing of a layer for the backward pass but its input, instead of what its
+        linear maps gave. (What lies between the maps is always computed again: that takes less
+        time than a first touch of the memory to keep it in.)
 
     Raises:
       SelfxError: a site, layer or map that the model does not have; shapes that do not fit; a
@@ -136,6 +139,19 @@ def forward(
     logits = tap("logits", _unembed(model, x))
     logits = gather_positions(logits, position, logits_at)
     return Output(logits, {**tap.seen, **layered}, cache)
+
+
+@jax.jit
+def apart(model: Decoder) -> Apart:
+    """A copy of the layers, each in arrays of its own, for `generate`; see `selfx.models.stack`."""
+    return split(model.blocks, model.config.n_layers)
+
+
+def with_layers(model: Decoder, layers: Apart) -> Decoder:
+    """The model with its layers as `apart` gave them."""
+    copy = nnx.merge(*nnx.split(model))
+    copy.blocks = nnx.data(layers)  # type: ignore[assignment]
+    return copy
 
 
 def check_text(tokens: Array, mask: Array | None, cache: Cache | None = None) -> None:
@@ -193,7 +209,7 @@ def _layers(
 ) -> tuple[jax.Array, dict[str, jax.Array], Cache | None]:
     """The residual after the last layer, the layers' captures, and the cache with this text."""
     config = model.config
-    source = position if cache is None else write(cache.position, position, cache.filled)
+    source = position if cache is None else write(cache.position, position, cache.filled, axis=1)
     reach = position if cache is None else source
     visible = (reach[:, None, :] >= 0) & (reach[:, None, :] <= position[:, :, None])
     tables = rotary_tables(config, position)
@@ -211,8 +227,10 @@ def _layers(
     past = None if cache is None else (cache.k, cache.v)
     kept = _room(config, x, source.shape[1], wanted, picked)
     scanned = (jnp.arange(config.n_layers), model.blocks, adapters, past)
-    step = jax.checkpoint(body) if remat else body
-    (x, kept), (seen, past) = jax.lax.scan(step, (x, kept), scanned)
+    policies = jax.checkpoint_policies
+    keep = policies.nothing_saveable if remat else policies.save_only_these_names(LINEAR)
+    step = jax.checkpoint(body, policy=keep, prevent_cse=False)  # a scan separates the passes
+    (x, kept), (seen, past) = over_layers(step, (x, kept), scanned)
     if cache is not None:
         cache = Cache(past[0], past[1], source, cache.filled + position.shape[1])
     captures = {**seen, **{site: buffer[: len(picked[site])] for site, buffer in kept.items()}}
@@ -236,10 +254,10 @@ def _block(
     x = tap("resid_pre", x)
     y = tap("attn_in", rms_norm(x, block.attn_norm[...], config.norm_eps))
     q = rotate(tap("query", block.q(y, lora("q")).reshape(heads)), tables)
-    k = rotate(tap("key", block.k(y, lora("k")).reshape(heads)), tables)
-    v = tap("value", block.v(y, lora("v")).reshape(heads))
+    k = rotate(tap("key", block.k(y, lora("k")).reshape(heads)), tables).transpose(0, 2, 3, 1)
+    v = tap("value", block.v(y, lora("v")).reshape(heads)).swapaxes(1, 2)
     if past is not None:
-        past = k, v = write(past[0], k, start), write(past[1], v, start)
+        past = k, v = write(past[0], k, start, axis=3), write(past[1], v, start, axis=2)
     z = tap("z", attend(q, k, v, visible, tap))
     y = tap("attn_out", block.o(z.reshape(*x.shape[:2], -1), lora("o")))
     x = tap("resid_mid", x + tap("attn_out_post", y))

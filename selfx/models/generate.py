@@ -13,8 +13,9 @@ from flax import struct
 from selfx.errors import SelfxError
 from selfx.models import cache as caches
 from selfx.models.cache import Cache
-from selfx.models.decoder import Decoder, Output, check_text, forward
+from selfx.models.decoder import Decoder, Output, check_text, forward, with_layers
 from selfx.models.layers import Adapter
+from selfx.models.stack import Apart
 from selfx.models.tap import Array, Edits, check_edits
 
 
@@ -55,6 +56,7 @@ def generate(
     temperature: float | jax.Array = 0.0,
     top_p: float | jax.Array = 1.0,
     key: jax.Array | None = None,
+    layers: Apart | None = None,
 ) -> Generated:
     """Continues every row until its end token or the limit; stops when all rows have ended.
 
@@ -69,6 +71,7 @@ def generate(
       temperature: 0 takes the likeliest token; else the logits are divided by it and sampled.
       top_p: sample among the fewest tokens that hold this much probability, at least one.
       key: a random key, needed to sample.
+      layers: `selfx.apart(model)`, to write tokens faster on CPU for twice the memory.
 
     Raises:
       SelfxError: no room to generate, or a temperature without a key.
@@ -90,6 +93,7 @@ def generate(
         jnp.float32(temperature),
         jnp.float32(top_p),
         jax.random.key(0) if key is None else key,
+        layers,
         max_new_tokens=max_new_tokens,
         sampled=sampled,
     )
@@ -106,12 +110,14 @@ def _generate(
     temperature: jax.Array,
     top_p: jax.Array,
     key: jax.Array,
+    layers: Apart | None,
     *,
     max_new_tokens: int,
     sampled: bool,
 ) -> Generated:
     rows, width = tokens.shape
-    run = functools.partial(forward, model, edits=edits, lora=lora)
+    run = functools.partial(forward, edits=edits, lora=lora)
+    writer = model if layers is None else with_layers(model, layers)
 
     def choose(logits: jax.Array, key: jax.Array) -> jax.Array:
         if not sampled:
@@ -129,7 +135,7 @@ def _generate(
 
     def advance(state: _State) -> _State:
         real = ~state.ended[:, None]
-        out = run(jnp.maximum(state.token, 0)[:, None], mask=real, cache=state.cache)
+        out = run(writer, jnp.maximum(state.token, 0)[:, None], mask=real, cache=state.cache)
         return write(state, out.logits, out.cache)
 
     def unfinished(state: _State) -> jax.Array:
@@ -137,8 +143,10 @@ def _generate(
 
     out = _prefill(run, model, tokens, mask, width + max_new_tokens - 1)
     blank = jnp.full((rows, max_new_tokens), -1, jnp.int32)
-    start = _State(jnp.int32(0), blank[:, 0], jnp.zeros(rows, bool), blank, out.cache, key)
-    start = write(start, out.logits, out.cache)
+    assert out.cache is not None
+    cache = out.cache if layers is None else caches.apart(out.cache, model.config.n_layers)
+    start = _State(jnp.int32(0), blank[:, 0], jnp.zeros(rows, bool), blank, cache, key)
+    start = write(start, out.logits, cache)
     written = jax.lax.while_loop(unfinished, advance, start).tokens
     return Generated(written, (written >= 0).sum(axis=1, dtype=jnp.int32))
 
@@ -147,7 +155,7 @@ def _prefill(run: Any, model: Decoder, tokens: jax.Array, mask: jax.Array, slots
     """The prompts' cache with `slots` slots, and logits `[b, 1, v]` after each last real token."""
     cache = caches.empty(model.config, tokens.shape[0], slots, model.embed[...].dtype)
     last = mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
-    return run(tokens, mask=mask, cache=cache, logits_at=last)
+    return run(model, tokens, mask=mask, cache=cache, logits_at=last)
 
 
 def _sample(

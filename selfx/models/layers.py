@@ -9,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from selfx.models.config import Config, RopeScaling
+
+LINEAR = "linear"
+"""The name under which a backward pass may keep what a linear map gave."""
 
 
 class Adapter(Protocol):
@@ -41,7 +45,7 @@ class Linear(nnx.Module):
             y = y + self.b[...]
         if adapter is not None:
             y = y + adapter(rows)
-        return y.reshape(*x.shape[:-1], -1)
+        return checkpoint_name(y, LINEAR).reshape(*x.shape[:-1], -1)
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:

@@ -154,15 +154,18 @@ def gradients(tiny, tokens):
 
 
 def test_remat_gives_the_same_gradients(tiny, tokens, gradients):
-    """And does recompute: the program says so."""
+    """And does recompute: its program has more products of matrices in it."""
     _, numbers = floats(make(0))
     again = jax.grad(functools.partial(loss_of_numbers, remat=True), argnums=(0, 1))
     assert_same(jax.jit(again)(numbers, tiny, tokens), gradients)
-    programs = [
-        str(jax.make_jaxpr(functools.partial(loss_of_numbers, remat=remat))(numbers, tiny, tokens))
-        for remat in (False, True)
+    products = [
+        str(jax.make_jaxpr(grad)(numbers, tiny, tokens)).count("dot_general")
+        for grad in (
+            jax.grad(loss_of_numbers),
+            jax.grad(functools.partial(loss_of_numbers, remat=True)),
+        )
     ]
-    assert ["remat" in program for program in programs] == [False, True]
+    assert products[0] < products[1]
 
 
 def test_vmap_of_grad(tiny, tokens, gradients):

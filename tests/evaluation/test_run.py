@@ -148,6 +148,28 @@ def test_a_resumed_evaluation_asks_only_the_rest(explainer, data, whole, tmp_pat
     assert not (tmp_path / "out" / ".answers").exists()
 
 
+def test_a_finished_evaluation_asks_nothing(explainer, data, whole, tmp_path, calls):
+    out = shutil.copytree(whole, tmp_path / "out")
+    scores = evaluate(explainer, data, out, QUICK)
+    assert calls == []
+    assert scores == json.loads((whole / "scores.json").read_text())
+
+
+@pytest.mark.parametrize("missing", ["scores.json", "predictions.parquet", "report.html"])
+def test_one_that_lost_a_file_asks_again(explainer, data, whole, tmp_path, calls, missing):
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / missing).unlink()
+    evaluate(explainer, data, out, QUICK)
+    assert len(calls) == 5
+    assert (out / missing).exists()
+
+
+def test_one_of_other_examples_asks_again(explainer, planted_trace, whole, tmp_path, calls):
+    out = shutil.copytree(whole, tmp_path / "out")
+    evaluate(explainer, planted_trace(tmp_path / "trace", train=12, test=10, seed=5), out, QUICK)
+    assert len(calls) == 5
+
+
 def test_answers_kept_of_other_settings_are_not_taken(explainer, data, tmp_path, calls):
     calls.stop = 3
     with pytest.raises(Stop):

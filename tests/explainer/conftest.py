@@ -16,7 +16,7 @@ def plan_of(prompter):
     """A function: the plan of some examples, for the tiny model."""
 
     def make(examples, **changes):
-        settings = {"d_model": 32, "batch_size": 4, "seed": 0, "multiple": 8, **changes}
+        settings = {"d_model": 32, "batch_size": 4, "seed": 0, **changes}
         return Plan(examples, prompter, **settings)
 
     return make

@@ -46,8 +46,6 @@ def steps(run):
     return [p for p in (run / "checkpoints").glob("*") if p.name.isdigit()]
 
 
-# Slow, and an open fault: on a busy machine the adapter was once seen to differ in last bits.
-@pytest.mark.slow
 def test_training(cli, killed, made, moments, tmp_path):
     def command(out):
         return (
