@@ -37,6 +37,12 @@ def smollm2():
 
 
 @pytest.fixture(scope="session")
+def smollm2_float64(smollm2, numpy_llama):
+    """Its weights as the NumPy oracle takes them: a gigabyte, made once."""
+    return numpy_llama.weights(smollm2.model)
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """The random model of `selfx.testing`: four layers, float32."""
     from selfx.testing import tiny_model

@@ -108,14 +108,14 @@ def test_what_stands_in_the_padding_does_not_matter(tiny, adapters, batch):
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_answer_tokens(tiny, adapters, batch):
     """Each row alone, unpadded, its logits at every position; softmax in float64."""
-    run = jax.jit(lambda tokens, edits: forward(tiny, tokens, edits=edits, lora=adapters))
+    run = jax.jit(forward)
     losses = []
     for row in range(4):
         ids = batch.tokens[row][batch.mask[row]]
         vector, slot = batch.vectors[row : row + 1], batch.slots[row]
         edits = injection(tiny, vector, np.array([slot]), "matched", STRENGTH)
         edits = edits if slot >= 0 else None
-        logits = np.asarray(run(ids[None], edits).logits[0], float)
+        logits = np.asarray(run(tiny, ids[None], edits=edits, lora=adapters).logits[0], float)
         count = int(batch.weights[row].sum())
         for place in range(len(ids) - count, len(ids)):
             before = logits[place - 1]

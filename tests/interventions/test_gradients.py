@@ -52,15 +52,15 @@ def test_of_a_steering_vector_at_every_site(tiny, tokens, numpy_llama):
 
     @jax.jit
     @jax.grad
-    def gradients(vectors):
+    def gradients(vectors, model):
         edits = None
         for site, vector in vectors.items():
             where = {"layers": LAYER} if SITES[site].layered else {}
             more = steer(site, vector, positions=POSITION, **where)
             edits = more if edits is None else edits | more
-        return margin(forward(tiny, tokens[None], edits=edits).logits[0])
+        return margin(forward(model, tokens[None], edits=edits).logits[0])
 
-    found = gradients(vectors)
+    found = gradients(vectors, tiny)
     rng = np.random.default_rng(42)
     for site in SITES:
         if site == "logits":  # of a token before the last

@@ -31,9 +31,9 @@ def test_a_patch_of_what_was_there_is_no_patch(model, tokens):
     """
     mask = np.ones(tokens.shape, bool)
     mask[0, :PADS] = False
-    out = jax.jit(lambda: forward(model, tokens, mask=mask))()
-    seen = jax.jit(lambda: forward(model, tokens, mask=mask, capture=tuple(SITES)))().captures
-    run = jax.jit(lambda edits: forward(model, tokens, mask=mask, edits=edits).logits)
+    run = jax.jit(forward, static_argnames="capture")
+    out = run(model, tokens, mask=mask)
+    seen = run(model, tokens, mask=mask, capture=tuple(SITES)).captures
     for position in range(LENGTH - PADS):
         back = Edits()
         for site, about in SITES.items():
@@ -48,7 +48,8 @@ def test_a_patch_of_what_was_there_is_no_patch(model, tokens):
                     for name, edits in back.items()
                 }
             )
-            np.testing.assert_array_equal(run(chosen), out.logits, f"{site} at {position}")
+            got = run(model, tokens, mask=mask, edits=chosen).logits
+            np.testing.assert_array_equal(got, out.logits, f"{site} at {position}")
 
 
 def away(edits):

@@ -55,8 +55,8 @@ def alone(oracle, model, weights, pair):
     return base, oracle.run(model, pair.base_ids, hook, weights).logits[-1], mean
 
 
-def check(oracle, model, pairs, results, within):
-    weights = oracle.weights(model)
+def check(oracle, model, pairs, results, within, weights=None):
+    weights = oracle.weights(model) if weights is None else weights
     for index, pair in enumerate(pairs):
         base, patched, mean = alone(oracle, model, weights, pair)
         second, first = np.sort(patched)[-2:]
@@ -151,10 +151,12 @@ def test_progress_ends_at_the_total(tiny, many):
 
 
 @pytest.mark.model
-def test_a_real_model_gives_the_same_tokens(smollm2, numpy_llama):
-    pairs = draw(12, smollm2.config.vocab_size, 30, seed=3, shortest=4, longest=12)
+@pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_real_model_gives_the_same_tokens(smollm2, numpy_llama, smollm2_float64, count):
+    """Texts of 4 to 12 tokens in one batch, every kind of value."""
+    pairs = draw(count, smollm2.config.vocab_size, 30, seed=3, shortest=4, longest=12)
     results = run_pairs(smollm2.model, pairs, batch_size=16, keep_vectors=True)
-    check(numpy_llama, smollm2.model, pairs, results, within=0.01)
+    check(numpy_llama, smollm2.model, pairs, results, 0.01, smollm2_float64)
 
 
 GOOD = Pair((5, 6, 7), (8, 9), (0, 2), 2, 1, "mean")

@@ -22,14 +22,14 @@ def prompts():
 def greedy(tiny, prompts):
     """What each prompt continues with, one token at a time and nothing cached."""
     width = prompts.shape[1] + STEPS
-    run = jax.jit(lambda tokens, mask, edits: forward(tiny, tokens, mask=mask, edits=edits).logits)
+    run = jax.jit(forward)
 
     def continue_(edits=None):
         tokens = np.zeros((len(prompts), width), int)
         tokens[:, : prompts.shape[1]] = prompts
         for end in range(prompts.shape[1], width):
             mask = np.broadcast_to(np.arange(width) < end, tokens.shape)
-            tokens[:, end] = np.asarray(run(tokens, mask, edits))[:, end - 1].argmax(axis=-1)
+            tokens[:, end] = np.asarray(run(tiny, tokens, mask=mask, edits=edits).logits)[:, end - 1].argmax(axis=-1)
         return tokens[:, prompts.shape[1] :]
 
     return continue_

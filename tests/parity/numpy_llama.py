@@ -91,9 +91,9 @@ def run(model, tokens, hook: Hook | None = None, w=None) -> Run:
     return Run({site: xs[0] if site in outside else np.stack(xs) for site, xs in sites.items()})
 
 
-def greedy(model, tokens, steps, hook: Hook | None = None):
+def greedy(model, tokens, steps, hook: Hook | None = None, w=None):
     """The likeliest next token, `steps` times, the whole text run anew for each."""
-    text, w = list(map(int, tokens)), weights(model)
+    text, w = list(map(int, tokens)), weights(model) if w is None else w
     for _ in range(steps):
         text.append(int(run(model, text, hook, w).logits[-1].argmax()))
     return text[len(tokens) :]

@@ -10,6 +10,7 @@ from selfx.models.generate import generate
 
 pytestmark = pytest.mark.model
 TOLERANCE = 5e-5
+LENGTH = 24
 TEXTS = (
     "The capital of France is",
     "def fibonacci(n):\n    if n < 2:",
@@ -18,17 +19,29 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def weights(smollm2, numpy_llama):
-    return numpy_llama.weights(smollm2.model)
+def weights(smollm2_float64):
+    return smollm2_float64
 
 
 @pytest.fixture(scope="module")
 def run(smollm2):
-    return jax.jit(
-        lambda tokens, edits=None: forward(
-            smollm2.model, tokens, edits=edits, capture=("resid_pre", "resid_mid", "resid_post")
+    """A function: the model's output for one text, padded on the left to one length for all."""
+    compiled = jax.jit(forward, static_argnames="capture")
+
+    def run(tokens, edits=None):
+        pads = LENGTH - len(tokens)
+        mask = np.arange(LENGTH)[None] >= pads
+        out = compiled(
+            smollm2.model,
+            np.pad(np.asarray([tokens]), ((0, 0), (pads, 0))),
+            mask=mask,
+            edits=edits,
+            capture=("resid_pre", "resid_mid", "resid_post"),
         )
-    )
+        captures = {site: np.asarray(x[:, 0, pads:]) for site, x in out.captures.items()}
+        return np.asarray(out.logits[0, pads:]), captures
+
+    return run
 
 
 def assert_close(got, want, what):
@@ -46,11 +59,11 @@ def assert_close(got, want, what):
 def test_every_residual_and_the_logits(smollm2, numpy_llama, weights, run, text):
     tokens = smollm2.tokenizer.encode(text)
     want = numpy_llama.run(smollm2.model, tokens, w=weights)
-    out = run(np.asarray([tokens]))
-    for site, got in out.captures.items():
+    logits, captures = run(tokens)
+    for site, got in captures.items():
         for layer in range(smollm2.config.n_layers):
-            assert_close(got[layer, 0], want.sites[site][layer], f"{site} of layer {layer}")
-    assert_close(out.logits[0], want.logits, "logits")
+            assert_close(got[layer], want.sites[site][layer], f"{site} of layer {layer}")
+    assert_close(logits, want.logits, "logits")
 
 
 def test_a_patched_run(smollm2, numpy_llama, weights, run):
@@ -67,13 +80,13 @@ def test_a_patched_run(smollm2, numpy_llama, weights, run):
 
     want = numpy_llama.run(smollm2.model, tokens, hook, weights)
     edits = patch("resid_post", value, layers=[10, 14], positions=3)
-    out = run(np.asarray([tokens]), edits)
-    assert_close(out.logits[0], want.logits, "logits")
-    assert_close(out.captures["resid_post"][-1, 0], want.sites["resid_post"][-1], "resid_post")
+    logits, captures = run(tokens, edits)
+    assert_close(logits, want.logits, "logits")
+    assert_close(captures["resid_post"][-1], want.sites["resid_post"][-1], "resid_post")
 
 
-def test_greedy_continuation(smollm2, numpy_llama):
+def test_greedy_continuation(smollm2, numpy_llama, weights):
     tokens = smollm2.tokenizer.encode(TEXTS[0])
     got = generate(smollm2.model, np.asarray([tokens]), max_new_tokens=8).tokens[0].tolist()
-    assert got == numpy_llama.greedy(smollm2.model, tokens, 8)
+    assert got == numpy_llama.greedy(smollm2.model, tokens, 8, w=weights)
     assert "Paris" in smollm2.tokenizer.decode(got)
