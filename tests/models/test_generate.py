@@ -29,7 +29,9 @@ def greedy(tiny, prompts):
         tokens[:, : prompts.shape[1]] = prompts
         for end in range(prompts.shape[1], width):
             mask = np.broadcast_to(np.arange(width) < end, tokens.shape)
-            tokens[:, end] = np.asarray(run(tiny, tokens, mask=mask, edits=edits).logits)[:, end - 1].argmax(axis=-1)
+            tokens[:, end] = np.asarray(run(tiny, tokens, mask=mask, edits=edits).logits)[
+                :, end - 1
+            ].argmax(axis=-1)
         return tokens[:, prompts.shape[1] :]
 
     return continue_

