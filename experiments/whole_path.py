@@ -10,6 +10,7 @@ Work goes to `runs/NAME` and goes on where it stopped; configuration and scores 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,22 +68,27 @@ def main(config: Config) -> None:
             **_options(config.option),
         )
     with progress("training") as report:
-        fitted = fit(lm, [work / "trace"], work / "run", config.training, report=report)
+        fit(lm, [work / "trace"], work / "run", config.training, report=report)
     with progress("evaluating") as report:
         explainer = load_explainer(work / "run", lm)
         scores = evaluate(
             explainer, work / "trace", work / "scores", config.evaluation, report=report
         )
     kept = RESULTS / config.name
-    settings = dataclasses.asdict(config) | {
-        "data": Path(config.data).name if config.data else None,
-        "work": str(config.work),
-        "training_seconds": round(fitted.seconds),
-    }
-    write_json(kept / "config.json", settings)
-    write_json(kept / "scores.json", scores)
+    data = Path(config.data).name if config.data else None
+    write_json(kept / "config.json", dataclasses.asdict(config) | {"data": data, "work": None})
+    write_json(kept / "scores.json", _without_folders(scores, config))
     shutil.copy(work / "run" / "metrics.jsonl", kept / "metrics.jsonl")
     print(score_table(scores))
+
+
+def _without_folders(scores: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The scores, with runs and data named as anybody has them, not by where they lay."""
+    text = json.dumps(scores).replace(f"{config.work}/", "")
+    if config.data:
+        for path in (Path(config.data).resolve(), Path(config.data)):
+            text = text.replace(str(path), path.name)
+    return json.loads(text)
 
 
 def _options(settings: tuple[str, ...]) -> dict[str, Any]:
