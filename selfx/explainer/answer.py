@@ -15,7 +15,7 @@ from selfx.errors import SelfxError
 from selfx.explainer.fit import check_widths
 from selfx.explainer.injection import injection
 from selfx.explainer.lora import check_adapters, merge
-from selfx.explainer.prompts import Prompt, Prompter, make_prompter
+from selfx.explainer.prompts import Prompt, Prompter, check_room, make_prompter
 from selfx.explainer.run import Run, Training
 from selfx.interventions.batching import bucket
 from selfx.models.decoder import Decoder, apart
@@ -96,11 +96,16 @@ def answer(
       max_new_tokens: where an answer that does not end is cut.
       batch_size: questions at once; those of like length go together.
       report: told of progress.
+
+    Raises:
+      SelfxError: vectors of another width, or questions longer than the explainer's context.
     """
     check_widths(examples, explainer.base)
     if vectors is None:
         vectors = own_vectors(examples, explainer.base.config.d_model)
     prompts = [explainer.prompter.prompt(example) for example in examples]
+    longest = max((len(prompt.ids) for prompt in prompts), default=0)
+    check_room(longest + max_new_tokens, explainer.base.config)
     answers = [""] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i].ids))
     layers = _layers(explainer.model, len(order) / batch_size)

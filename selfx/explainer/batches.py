@@ -82,6 +82,7 @@ class Plan:
         self.steps_per_epoch = -(-len(examples) // batch_size)
         longest = max(len(wording.answer) for row in self.rows for wording in row)
         self.answer_width = -(-longest // 8) * 8
+        self.longest = max(len(wording) for row in self.rows for wording in row)
         self._epoch = -1
         self._order: list[list[Row]] = []
 

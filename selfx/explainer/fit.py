@@ -16,7 +16,7 @@ from selfx.errors import SelfxError
 from selfx.explainer import lora
 from selfx.explainer.batches import Plan
 from selfx.explainer.checkpoint import Checkpoints, checkpoints
-from selfx.explainer.prompts import make_prompter
+from selfx.explainer.prompts import check_room, make_prompter
 from selfx.explainer.run import Run, Training, digest
 from selfx.explainer.step import State, init_state, make_step
 from selfx.files import write_text
@@ -64,18 +64,20 @@ def fit(
       report: told of progress.
 
     Raises:
-      SelfxError: no data, settings out of range, vectors of another width, another run in `out`.
+      SelfxError: no data, settings out of range, vectors of another width, questions longer than
+        the explainer's context, another run in `out`.
     """
     training.check()
     data = [Path(folder) for folder in data]
     examples = [example for folder in data for example in load_examples(folder, "train")]
     _check_examples(examples, explainer, data)
-    run = Run(Path(out))
-    run.open(_record(explainer, data, training), fresh)
     prompter = make_prompter(explainer.tokenizer, explainer.eos_ids, training.style)
     width = explainer.config.d_model
     size, seed = training.batch_size, training.seed
     plan = Plan(examples, prompter, d_model=width, batch_size=size, seed=seed)
+    check_room(plan.longest, explainer.config)
+    run = Run(Path(out))
+    run.open(_record(explainer, data, training), fresh)
     total = max(1, round(training.epochs * plan.steps_per_epoch))
     began = time.monotonic()
     with checkpoints(run.checkpoints) as saved:

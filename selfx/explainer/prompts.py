@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 from selfx.errors import SelfxError
+from selfx.models.config import Config
 from selfx.tasks.example import SLOT, Example
 
 Style = Literal["chat", "plain"]
@@ -112,3 +113,13 @@ def make_prompter(tokenizer: Any, end_ids: tuple[int, ...], style: Style) -> Pro
         expected=" or ".join(" ".join(markers) for markers in MARKERS),
         hint="add a triple of its unused special tokens to selfx.explainer.prompts.MARKERS",
     )
+
+
+def check_room(tokens: int, config: Config) -> None:
+    """Raises SelfxError where a question and its answer are longer than the explainer reads."""
+    if tokens > config.max_positions:
+        raise SelfxError(
+            f"a question and its answer of {tokens} tokens",
+            expected=f"at most {config.max_positions}, the explainer's context",
+            hint="trace shorter texts, or take an explainer with a longer context",
+        )

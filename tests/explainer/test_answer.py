@@ -8,6 +8,7 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
+from selfx.explainer import answer as answering
 from selfx.explainer import lora
 from selfx.explainer.answer import answer, load_explainer, own_vectors, untrained
 from selfx.explainer.injection import injection
@@ -147,6 +148,24 @@ def test_vectors_of_another_width_cannot_be_asked_about(explainer, examples):
     wide = dataclasses.replace(examples[0], vector=np.ones(48, np.float32))
     with pytest.raises(SelfxError, match="width 48 for an explainer of width 32"):
         answer(explainer, [wide])
+
+
+def test_questions_longer_than_the_context_cannot_be_asked(explainer, examples):
+    short = dataclasses.replace(explainer.base.config, max_positions=20)
+    base = dataclasses.replace(explainer.base, config=short)
+    with pytest.raises(SelfxError, match="tokens"):
+        answer(dataclasses.replace(explainer, base=base), examples)
+
+
+def test_many_batches_are_answered_as_few(explainer, examples, monkeypatch):
+    """Where there are many, the layers are taken apart first."""
+    few = answer(explainer, examples, max_new_tokens=LIMIT)
+    taken = []
+    real = answering.apart
+    monkeypatch.setattr(answering, "apart", lambda model: taken.append(1) or real(model))
+    monkeypatch.setattr(answering, "MANY_BATCHES", 0)
+    assert answer(explainer, examples, max_new_tokens=LIMIT) == few
+    assert taken == [1]
 
 
 def test_a_loaded_explainer_reads_as_it_was_trained(run, tiny_lm, explainer):

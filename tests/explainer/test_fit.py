@@ -224,6 +224,15 @@ def test_vectors_of_another_width(tiny_lm, planted_trace, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_questions_longer_than_the_context(tiny_lm, planted_trace, tmp_path):
+    data = planted_trace(tmp_path / "trace", train=4, test=2)
+    short = dataclasses.replace(tiny_lm.config, max_positions=20)
+    with pytest.raises(SelfxError, match="answer of [0-9]+ tokens") as caught:
+        fit(dataclasses.replace(tiny_lm, config=short), [data], tmp_path / "run", SETTINGS)
+    assert "at most 20" in caught.value.expected
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("folders", [[], ["nowhere"]])
 def test_no_data(tiny_lm, tmp_path, folders):
     with pytest.raises(SelfxError, match="no "):
