@@ -353,12 +353,25 @@ _ABOUT = (
 
 
 def _words(result: dict[str, Any]) -> str:
-    """The result for people: a table of scores where there are scores, else a line a key."""
+    """The result for people: a table where there are scores, else a line for what fits in one."""
     from selfx.evaluation.table import score_table
 
     if "rows" in result:
         return score_table(result)
-    return "\n".join(f"{key}: {value}" for key, value in result.items() if key != "columns")
+    lines = {key: _line(value) for key, value in result.items()}
+    return "\n".join(f"{key}: {line}" for key, line in lines.items() if line is not None)
+
+
+def _line(value: Any) -> str | None:
+    """A value in words; None for one with others nested in it, which `--json` shows."""
+    if not isinstance(value, dict | list | tuple):
+        return str(value)
+    parts = value.values() if isinstance(value, dict) else value
+    if not value or any(isinstance(part, dict | list | tuple) for part in parts):
+        return None
+    if isinstance(value, dict):
+        return ", ".join(f"{part} {key}" for key, part in value.items())
+    return ", ".join(map(str, value))
 
 
 def _explainer(source: str) -> Any:

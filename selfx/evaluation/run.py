@@ -121,8 +121,7 @@ def _finished(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
         kept = scores["provenance"]
     except (ValueError, TypeError, KeyError):
         return None
-    wanted = json.loads(json.dumps(provenance))
-    same = all(kept.get(key) == value for key, value in wanted.items())
+    same = all(kept.get(key) == value for key, value in provenance.items())
     return scores if same else None
 
 
@@ -154,7 +153,7 @@ def _baseline(name: str, train: Sequence[Example], test: Sequence[Example]) -> A
 def _provenance(
     explainer: Explainer, trace: dict[str, Any], settings: Evaluation
 ) -> dict[str, Any]:
-    return {
+    record = {
         "version": selfx.__version__,
         "explainer": explainer.name,
         "explainer_model": explainer.base.name,
@@ -163,6 +162,7 @@ def _provenance(
         "evaluation": dataclasses.asdict(settings),
         "trace": {key: value for key, value in trace.items() if key != "columns"},
     }
+    return json.loads(json.dumps(record))  # as a reader of scores.json finds it
 
 
 class _Asked:
