@@ -1,8 +1,8 @@
 """The layers of a model: stacked in one array and scanned, or apart in arrays of their own.
 
 Stacked is how a model is loaded, trained, sharded and saved: one layer is compiled for all. A scan
-copies each layer's weights out of the stack, which costs nothing beside a text of many tokens and
-half the time of writing one token on CPU. For that, `apart` lays a copy of the layers side by side.
+copies each layer's weights out of the stack on CPU, which costs little beside a text of many tokens
+and much beside writing one. For that, `apart` lays a copy of the layers side by side.
 """
 
 from __future__ import annotations
