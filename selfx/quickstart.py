@@ -16,6 +16,7 @@ from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit
 from selfx.explainer.run import Training
 from selfx.explainer.step import Optimization
+from selfx.models.parameters import parameter_count
 from selfx.progress import progress
 from selfx.tasks.trace import trace
 from selfx.weights.load import LanguageModel, load
@@ -74,7 +75,7 @@ def quickstart(
     began = time.monotonic()
     say(f"[bold]1. The model.[/] {model} is both the target that is studied and the explainer.")
     lm = load(model)
-    say(f"   {lm.config.n_parameters / 1e6:.0f} M parameters, {lm.config.n_layers} layers\n")
+    say(f"   {parameter_count(lm.config) / 1e6:.0f} M parameters, {lm.config.n_layers} layers\n")
     scores = {
         lesson.task: _learn(lm, out, number, lesson, say)
         for number, lesson in enumerate(lessons, start=2)

@@ -11,8 +11,9 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from selfx.models.config import Config
-from selfx.models.decoder import Decoder, from_parameters, parameter_shapes
+from selfx.models.config import Config, Rope
+from selfx.models.decoder import Decoder
+from selfx.models.parameters import from_parameters, parameter_shapes
 
 SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>", "<begin>", "<end>", "<slot>")
 CHAT_TEMPLATE = (
@@ -30,13 +31,10 @@ TINY = Config(
     n_heads=4,
     n_kv_heads=2,
     d_head=8,
-    rope_theta=10_000.0,
-    rope_scaling=None,
+    ropes=(Rope(10_000.0),),
     norm_eps=1e-6,
     max_positions=512,
     tied=False,
-    attention_bias=False,
-    mlp_bias=False,
 )
 """Four layers, grouped-query attention, a token for every byte."""
 
@@ -56,11 +54,11 @@ def tiny_model(config: Config = TINY, seed: int = 0, dtype: Any = jnp.float32) -
     parameters = {}
     for path, leaf in parameter_shapes(config, dtype).items():
         noise = rng.standard_normal(leaf.shape)
-        if path.endswith("norm"):
-            noise = 1 + 0.1 * noise
+        if path.endswith("norm.w"):
+            noise = 0.1 * noise + (config.norm != "rms_plus_one")
         elif path.endswith(".b"):
             noise = 0.1 * noise
-        elif path.endswith(".w"):
+        elif path.endswith(".w") or "experts" in path:
             noise = noise / math.sqrt(leaf.shape[-2])
         parameters[path] = jnp.asarray(noise, dtype)
     return from_parameters(config, parameters, dtype)

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def _module(name, *path):
 def numpy_llama():
     """The module `tests/parity/numpy_llama.py`."""
     return _module("numpy_llama", "parity", "numpy_llama.py")
+
+
+def _golden():
+    if "golden" not in sys.modules:  # where its dataclasses look for it
+        sys.modules["golden"] = _module("golden", "parity", "golden.py")
+    return sys.modules["golden"]
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The module `tests/parity/golden.py`: tiny models of every family, and what torch computed."""
+    return _golden()
+
+
+def pytest_generate_tests(metafunc):
+    if "golden_case" in metafunc.fixturenames:
+        metafunc.parametrize("golden_case", _golden().CASES)
 
 
 @pytest.fixture(scope="session")

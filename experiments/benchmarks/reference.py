@@ -29,7 +29,7 @@ def torch_model(lm: LanguageModel) -> LlamaForCausalLM:
         num_attention_heads=c.n_heads,
         num_key_value_heads=c.n_kv_heads,
         head_dim=c.d_head,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": c.ropes[0].theta},
         rms_norm_eps=c.norm_eps,
         tie_word_embeddings=c.tied,
         max_position_embeddings=c.max_positions,
@@ -43,7 +43,7 @@ def torch_model(lm: LanguageModel) -> LlamaForCausalLM:
 
 def _state(model: Decoder) -> dict[str, torch.Tensor]:
     b = model.blocks
-    state = {"model.embed_tokens.weight": model.embed, "model.norm.weight": model.final_norm}
+    state = {"model.embed_tokens.weight": model.embed, "model.norm.weight": model.final_norm.w}
     tensors = {name: _tensor(value[...]) for name, value in state.items()}
     norms = {"input_layernorm": b.attn_norm, "post_attention_layernorm": b.mlp_norm}
     maps = {f"self_attn.{n}_proj": getattr(b, n) for n in "qkvo"}
@@ -51,7 +51,7 @@ def _state(model: Decoder) -> dict[str, torch.Tensor]:
     for layer in range(model.config.n_layers):
         stem = f"model.layers.{layer}"
         for name, norm in norms.items():
-            tensors[f"{stem}.{name}.weight"] = _tensor(norm[...][layer])
+            tensors[f"{stem}.{name}.weight"] = _tensor(norm.w[...][layer])
         for name, linear in maps.items():
             tensors[f"{stem}.{name}.weight"] = _tensor(linear.w[...][layer].T)
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]

@@ -25,7 +25,7 @@ def rescale(model: Decoder, vectors: Array, scaling: Scaling, strength: float) -
     vectors = jnp.asarray(vectors)
     if scaling == "raw":
         return vectors
-    embed = model.embed[...].astype(jnp.float32)
+    embed = model.config.embed_scale * model.embed[...].astype(jnp.float32)
     target = strength * jnp.linalg.norm(embed, axis=-1).mean()
     squares = (vectors * vectors).sum(axis=-1, keepdims=True)
     norms = jnp.sqrt(jnp.where(squares > 0, squares, 1))  # the root at 0 has no finite gradient

@@ -19,7 +19,7 @@ from flax import struct
 
 from selfx.errors import SelfxError
 from selfx.models.config import Config
-from selfx.models.decoder import MAPS, Decoder
+from selfx.models.decoder import Decoder
 
 
 @struct.dataclass
@@ -50,7 +50,7 @@ def init(
     rank: int,
     alpha: float,
     key: jax.Array,
-    maps: Iterable[str] = MAPS,
+    maps: Iterable[str] | None = None,
     dtype: Any = jnp.float32,
 ) -> Adapters:
     """Fresh adapters `{map: Lora}`: `a` uniform as PEFT draws it, `b` zero.
@@ -58,14 +58,14 @@ def init(
     Raises:
       SelfxError: a rank below 1, or a map that the model does not have.
     """
-    maps = tuple(maps)
-    unknown = sorted(set(maps) - set(MAPS))
+    maps = config.maps if maps is None else tuple(maps)
+    unknown = sorted(set(maps) - set(config.maps))
     if rank < 1 or unknown:
         got = f"maps {', '.join(unknown)}" if unknown else f"rank {rank}"
-        raise SelfxError(f"adapters with {got}", expected=f"rank from 1, maps among {MAPS}")
+        raise SelfxError(f"adapters with {got}", expected=f"rank from 1, maps among {config.maps}")
     adapters = {}
     for name, map_key in zip(maps, jax.random.split(key, len(maps)), strict=True):
-        n_in, n_out = map_shape(config, name)
+        n_in, n_out = config.map_shape(name)
         bound = 1 / math.sqrt(n_in)
         shape = (config.n_layers, n_in, rank)
         a = jax.random.uniform(map_key, shape, dtype, -bound, bound)
@@ -73,25 +73,10 @@ def init(
     return adapters
 
 
-def map_shape(config: Config, name: str) -> tuple[int, int]:
-    """`(in, out)` of a linear map in `MAPS`."""
-    d, f = config.d_model, config.d_ff
-    heads, kv_heads = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    return {
-        "q": (d, heads),
-        "k": (d, kv_heads),
-        "v": (d, kv_heads),
-        "o": (heads, d),
-        "gate": (d, f),
-        "up": (d, f),
-        "down": (f, d),
-    }[name]
-
-
 def check_adapters(adapters: Adapters, config: Config) -> None:
     """Raises SelfxError where adapters are not of this model's maps and shapes."""
     for name, adapter in adapters.items():
-        (n_in, n_out), rank = map_shape(config, name), adapter.a.shape[-1]
+        (n_in, n_out), rank = config.map_shape(name), adapter.a.shape[-1]
         wanted = [(config.n_layers, n_in, rank), (config.n_layers, rank, n_out)]
         found = [adapter.a.shape, adapter.b.shape]
         if found != wanted:

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from selfx.errors import SelfxError
-from selfx.models.attention import attend
+from selfx.models.block import Around, Block, run_block
 from selfx.models.cache import Cache, write
 from selfx.models.config import Config
-from selfx.models.layers import LINEAR, Adapter, Linear, rms_norm, rotary_tables, rotate
-from selfx.models.sites import SITES
+from selfx.models.differing import Differing
+from selfx.models.layers import LINEAR, Adapter, Linear, Norm, soft_cap
+from selfx.models.sites import find
 from selfx.models.stack import Apart, over_layers, split
 from selfx.models.tap import (
     Address,
@@ -32,41 +33,25 @@ from selfx.models.tap import (
     gather_positions,
 )
 
-MAPS = ("q", "k", "v", "o", "gate", "up", "down")
-"""The linear maps of a layer, which an adapter may stand beside."""
-
-
-class Block(nnx.Module):
-    """Weights of one layer (of all layers, once stacked): norm, attention, norm, gated MLP."""
-
-    def __init__(self, config: Config, key: jax.Array, dtype: Any):
-        d, f = config.d_model, config.d_ff
-        heads, kv_heads = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-        bias, mlp_bias = config.attention_bias, config.mlp_bias
-        keys = jax.random.split(key, len(MAPS))
-        self.attn_norm = nnx.Param(jnp.ones(d, dtype))
-        self.q = Linear(d, heads, bias, keys[0], dtype)
-        self.k = Linear(d, kv_heads, bias, keys[1], dtype)
-        self.v = Linear(d, kv_heads, bias, keys[2], dtype)
-        self.o = Linear(heads, d, bias, keys[3], dtype)
-        self.mlp_norm = nnx.Param(jnp.ones(d, dtype))
-        self.gate = Linear(d, f, mlp_bias, keys[4], dtype)
-        self.up = Linear(d, f, mlp_bias, keys[5], dtype)
-        self.down = Linear(f, d, mlp_bias, keys[6], dtype)
-
 
 class Decoder(nnx.Module):
     """Weights of a whole model; random as made, real once `selfx.weights` has filled it."""
 
     def __init__(self, config: Config, key: jax.Array, dtype: Any = jnp.float32):
-        embed_key, unembed_key, blocks_key = jax.random.split(key, 3)
+        embed_key, place_key, unembed_key, blocks_key = jax.random.split(key, 4)
         shape = (config.vocab_size, config.d_model)
         self.config = config
         self.embed = nnx.Param(jax.random.normal(embed_key, shape, dtype))
+        places = (config.max_positions, config.d_model)
+        self.places = (
+            nnx.Param(jax.random.normal(place_key, places, dtype))
+            if config.learned_positions
+            else None
+        )
         self.blocks = jax.vmap(lambda k: Block(config, k, dtype))(
             jax.random.split(blocks_key, config.n_layers)
         )
-        self.final_norm = nnx.Param(jnp.ones(config.d_model, dtype))
+        self.final_norm = Norm(config.d_model, config, dtype)
         self.unembed = (
             None
             if config.tied
@@ -100,6 +85,7 @@ def forward(
     logits_at: Array | None = None,
     cache: Cache | None = None,
     remat: bool = False,
+    fused: bool = False,
 ) -> Output:
     """Runs the model: logits, what was captured, and the cache with this text added.
 
@@ -115,6 +101,8 @@ def forward(
       remat: keep nothing of a layer for the backward pass but its input, instead of what its
         linear maps gave. (What lies between the maps is always computed again: that takes less
         time than a first touch of the memory to keep it in.)
+      fused: let attention run in one kernel that never lays out its scores; where an edit or a
+        capture asks for scores or weights it runs step by step, and a warning says so.
 
     Raises:
       SelfxError: a site, layer or map that the model does not have; shapes that do not fit; a
@@ -126,19 +114,24 @@ def forward(
     wanted = canonical_capture(capture, config)
     length = tokens.shape[1] if cache is None else cache.position.shape[1]
     check_edits(edits, config, tokens.shape[0], length)
-    _check_maps(lora)
+    _check_maps(lora, config)
     mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
     position = _positions(mask, cache)
     tap = Tap(edits, wanted, Address(jnp.int32(0), position))
-    x = tap("embeddings", model.embed[...][tokens])
-    x, layered, cache = _layers(model, x, position, edits, wanted, lora, cache, remat)
+    x = tap("embeddings", _embed(model, tokens, position))
+    x, layered, cache = _layers(model, x, position, edits, wanted, lora, cache, remat, fused)
     if logits_at is not None and not tap.wants("final_norm", "logits"):
         x = gather_positions(x, position, logits_at)
         logits_at = None
-    x = tap("final_norm", rms_norm(x, model.final_norm[...], config.norm_eps))
+    x = tap("final_norm", model.final_norm(x, config))
     logits = tap("logits", _unembed(model, x))
     logits = gather_positions(logits, position, logits_at)
     return Output(logits, {**tap.seen, **layered}, cache)
+
+
+def read_out(model: Decoder, residual: jax.Array) -> jax.Array:
+    """Float32 logits `[..., v]` that the model's head reads from a residual `[..., d]`."""
+    return _unembed(model, model.final_norm(residual, model.config))
 
 
 @jax.jit
@@ -175,28 +168,6 @@ def check_text(tokens: Array, mask: Array | None, cache: Cache | None = None) ->
         )
 
 
-def parameter_shapes(config: Config, dtype: Any = jnp.float32) -> dict[str, jax.ShapeDtypeStruct]:
-    """`{path: shape and dtype}` of every weight, e.g. `blocks.q.w`; nothing is allocated."""
-    leaves, _ = _flatten(config, dtype)
-    return {_path(path): leaf for path, leaf in leaves}
-
-
-def from_parameters(config: Config, parameters: Mapping[str, jax.Array], dtype: Any) -> Decoder:
-    """The decoder whose weights are `parameters`, by the paths of `parameter_shapes`."""
-    leaves, treedef = _flatten(config, dtype)
-    return jax.tree.unflatten(treedef, [parameters[_path(path)] for path, _ in leaves])
-
-
-def _flatten(config: Config, dtype: Any) -> tuple[list[tuple[Any, Any]], Any]:
-    model = jax.eval_shape(lambda key: Decoder(config, key, dtype), jax.random.key(0))
-    return jax.tree_util.tree_flatten_with_path(model)
-
-
-def _path(path: tuple[Any, ...]) -> str:
-    names = (getattr(part, "name", getattr(part, "key", None)) for part in path)
-    return ".".join(str(name) for name in names if name not in (None, "value"))
-
-
 def _layers(
     model: Decoder,
     x: jax.Array,
@@ -206,27 +177,28 @@ def _layers(
     adapters: Mapping[str, Adapter] | None,
     cache: Cache | None,
     remat: bool,
+    fused: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array], Cache | None]:
     """The residual after the last layer, the layers' captures, and the cache with this text."""
     config = model.config
     source = position if cache is None else write(cache.position, position, cache.filled, axis=1)
-    reach = position if cache is None else source
-    visible = (reach[:, None, :] >= 0) & (reach[:, None, :] <= position[:, :, None])
-    tables = rotary_tables(config, position)
+    differing = Differing(config, position, source)
     start = jnp.int32(0) if cache is None else cache.filled
     picked = {site: at.layers for site, at in wanted.items() if at.layers is not None}
 
     def body(carry: Any, layer_inputs: Any) -> Any:
         x, kept = carry
-        layer, block, adapter, past = layer_inputs
+        layer, kind, block, adapter, past = layer_inputs
         tap = Tap(edits, wanted, Address(layer, position))
-        x, past = _block(config, block, x, tables, visible, tap, adapter or {}, past, start)
+        around = Around(*differing(kind), adapter or {}, past, start, fused)
+        x, past = run_block(config, block, x, around, tap)
         kept = {site: _keep(kept[site], tap.seen.pop(site), picked[site], layer) for site in kept}
         return (x, kept), (tap.seen, past)
 
     past = None if cache is None else (cache.k, cache.v)
     kept = _room(config, x, source.shape[1], wanted, picked)
-    scanned = (jnp.arange(config.n_layers), model.blocks, adapters, past)
+    layers = jnp.arange(config.n_layers)
+    scanned = (layers, differing.kinds, model.blocks, adapters, past)
     policies = jax.checkpoint_policies
     keep = policies.nothing_saveable if remat else policies.save_only_these_names(LINEAR)
     step = jax.checkpoint(body, policy=keep, prevent_cse=False)  # a scan separates the passes
@@ -237,35 +209,15 @@ def _layers(
     return x, captures, cache
 
 
-def _block(
-    config: Config,
-    block: Block,
-    x: jax.Array,
-    tables: tuple[jax.Array, jax.Array],
-    visible: jax.Array,
-    tap: Tap,
-    adapters: Mapping[str, Adapter],
-    past: tuple[jax.Array, jax.Array] | None,
-    start: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-    """One layer: the residual `[b, t, d]` it leaves, and its keys and values with this text."""
-    lora = adapters.get
-    heads = (*x.shape[:2], -1, config.d_head)
-    x = tap("resid_pre", x)
-    y = tap("attn_in", rms_norm(x, block.attn_norm[...], config.norm_eps))
-    q = rotate(tap("query", block.q(y, lora("q")).reshape(heads)), tables)
-    k = rotate(tap("key", block.k(y, lora("k")).reshape(heads)), tables).transpose(0, 2, 3, 1)
-    v = tap("value", block.v(y, lora("v")).reshape(heads)).swapaxes(1, 2)
-    if past is not None:
-        past = k, v = write(past[0], k, start, axis=3), write(past[1], v, start, axis=2)
-    z = tap("z", attend(q, k, v, visible, tap))
-    y = tap("attn_out", block.o(z.reshape(*x.shape[:2], -1), lora("o")))
-    x = tap("resid_mid", x + tap("attn_out_post", y))
-    y = tap("mlp_in", rms_norm(x, block.mlp_norm[...], config.norm_eps))
-    gate = tap("mlp_pre", block.gate(y, lora("gate")))
-    y = tap("mlp_act", jax.nn.silu(gate) * block.up(y, lora("up")))
-    y = tap("mlp_out", block.down(y, lora("down")))
-    return tap("resid_post", x + tap("mlp_out_post", y)), past
+def _embed(model: Decoder, tokens: Array, position: jax.Array) -> jax.Array:
+    """What enters the first layer `[b, t, d]`; NaN at positions that no vector was learned for."""
+    x = model.embed[...][tokens]
+    if model.config.embed_scale != 1:
+        x = x * jnp.asarray(model.config.embed_scale, x.dtype)
+    if model.places is None:
+        return x
+    places = jnp.maximum(position, 0)
+    return x + jnp.take(model.places[...], places, axis=0, mode="fill", fill_value=jnp.nan)
 
 
 def _positions(mask: Array, cache: Cache | None) -> jax.Array:
@@ -277,11 +229,14 @@ def _positions(mask: Array, cache: Cache | None) -> jax.Array:
 
 
 def _unembed(model: Decoder, x: jax.Array) -> jax.Array:
-    """Logits `[b, t, v]`, summed in float32."""
+    """Logits `[..., v]`, summed in float32 and capped where the family caps them."""
     if model.unembed is None:
-        return jnp.einsum("btd,vd->btv", x, model.embed[...], preferred_element_type=jnp.float32)
-    weights = model.unembed.w[...]
-    return jnp.einsum("btd,dv->btv", x, weights, preferred_element_type=jnp.float32)
+        weights = model.embed[...]
+        y = jnp.einsum("...d,vd->...v", x, weights, preferred_element_type=jnp.float32)
+    else:
+        weights = model.unembed.w[...]
+        y = jnp.einsum("...d,dv->...v", x, weights, preferred_element_type=jnp.float32)
+    return soft_cap(y, model.config.logit_cap)
 
 
 def _room(
@@ -290,14 +245,15 @@ def _room(
     """Zeros for captures of some layers: `[layers + 1, b, t, ...]`, the last row for the others."""
     room = {}
     for site, layers in picked.items():
-        if not SITES[site].layered:
+        about = find(site)
+        if not about.layered:
             continue
         positions = wanted[site].positions
         text = x.shape[1] if positions is None else jnp.shape(positions)[-1]
-        feature = SITES[site].feature_shape(config)
-        if "s" in SITES[site].axes:
+        feature = about.feature_shape(config)
+        if "s" in about.axes:
             feature = (*feature[:-1], slots)
-        dtype = jnp.float32 if "s" in SITES[site].axes else x.dtype
+        dtype = jnp.float32 if {"s", "x"} & set(about.axes) else x.dtype
         room[site] = jnp.zeros((len(layers) + 1, x.shape[0], text, *feature), dtype)
     return room
 
@@ -309,7 +265,7 @@ def _keep(room: jax.Array, x: jax.Array, layers: tuple[int, ...], layer: jax.Arr
     return jax.lax.dynamic_update_index_in_dim(room, x, row, axis=0)
 
 
-def _check_maps(adapters: Mapping[str, Adapter] | None) -> None:
-    unknown = sorted(set(adapters or ()) - set(MAPS))
+def _check_maps(adapters: Mapping[str, Adapter] | None, config: Config) -> None:
+    unknown = sorted(set(adapters or ()) - set(config.maps))
     if unknown:
-        raise SelfxError(f"adapters for {', '.join(unknown)}", expected=f"maps among {MAPS}")
+        raise SelfxError(f"adapters for {', '.join(unknown)}", expected=f"maps among {config.maps}")

@@ -1,7 +1,7 @@
 """The glossary: every place in a decoder that can be read or changed, and its axes.
 
 Axes: `b` batch, `t` target position, `s` source position, `d` residual width, `h` query head,
-`k` key/value head, `e` head width, `f` MLP width, `l` layer, `v` vocabulary, `r` rank.
+`k` key/value head, `e` head width, `f` MLP width, `x` expert, `l` layer, `v` vocabulary, `r` rank.
 
 Every site's array begins with `[b, t]`; a capture of a site inside the layers gains a leading `l`.
 Positions count real tokens: padding is -1 and no edit or capture ever addresses it. Only the source
@@ -47,6 +47,7 @@ class Site:
             "f": config.d_ff,
             "v": config.vocab_size,
             "s": 1,
+            "x": config.experts.n_experts if config.experts is not None else 0,
         }
         return tuple(sizes[axis] for axis in self.axes)
 
@@ -91,17 +92,35 @@ SITES: dict[str, Site] = {
 }
 
 
-def find(name: str) -> Site:
-    """The site called `name`.
+EXPERT_SITES: dict[str, Site] = {
+    "router_logits": Site("router_logits", "x", True, "what the router gives to each expert"),
+}
+"""What a mixture of experts has in the place of `mlp_pre` and `mlp_act`."""
+
+_EVERY = {**SITES, **EXPERT_SITES}
+
+
+def sites_of(config: Config) -> dict[str, Site]:
+    """The sites that a model has, in the order of the forward pass."""
+    if config.experts is None:
+        return SITES
+    inner = {"mlp_pre": EXPERT_SITES["router_logits"], "mlp_act": None}
+    found = [inner.get(name, site) for name, site in SITES.items()]
+    return {site.name: site for site in found if site is not None}
+
+
+def find(name: str, config: Config | None = None) -> Site:
+    """The site called `name`, of any model, or of this one.
 
     Raises:
       SelfxError: there is none; the message names the nearest.
     """
-    if name in SITES:
-        return SITES[name]
-    near = difflib.get_close_matches(str(name), SITES, n=1)
+    known = _EVERY if config is None else sites_of(config)
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(str(name), known, n=1)
     raise SelfxError(
-        f"unknown site {name!r}",
-        expected=f"one of {', '.join(SITES)}",
+        f"unknown site {name!r}" if name not in _EVERY else f"{name!r} in a model without it",
+        expected=f"one of {', '.join(known)}",
         hint=f"did you mean {near[0]!r}?" if near else "see selfx.models.sites",
     )

@@ -16,7 +16,7 @@ from flax import struct
 
 from selfx.errors import SelfxError
 from selfx.models.config import Config
-from selfx.models.sites import SITES, Site, find
+from selfx.models.sites import Site, find
 
 Array = jax.Array | np.ndarray
 """What an argument may be: an array of jax, traced or not, or of NumPy."""
@@ -70,12 +70,12 @@ def canonical_capture(capture: Iterable[str] | Mapping[str, At | None], config: 
     if isinstance(capture, str):
         capture = (capture,)
     pairs = capture.items() if isinstance(capture, Mapping) else ((name, None) for name in capture)
-    wanted = {find(name).name: _canonical(at or At()) for name, at in pairs}
+    wanted = {find(name, config).name: _canonical(at or At()) for name, at in pairs}
     for name, at in wanted.items():
         layers = at.layers
         if layers is None:
             continue
-        check_layers(layers, config, SITES[name].layered, name)
+        check_layers(layers, config, find(name).layered, name)
         if not layers or len(set(layers)) < len(layers):
             raise SelfxError(f"layers {layers} at {name!r}", expected="some, each once")
     return wanted
@@ -96,7 +96,7 @@ def check_layers(layers: Iterable[int], config: Config, layered: bool, site: str
     """Raises SelfxError for a layer that the model does not have, or any at a site without."""
     for layer in layers:
         if not layered:
-            check_outside_layers(SITES[site])
+            check_outside_layers(find(site))
         if not 0 <= layer < config.n_layers:
             raise SelfxError(
                 f"layer {layer} at site {site!r}",
@@ -116,7 +116,7 @@ def check_outside_layers(site: Site) -> None:
 def check_edits(edits: Edits, config: Config, batch: int, length: int) -> None:
     """Lets every edit that has a `check` raise before the run, rather than be ignored in it."""
     for name, several in edits.items():
-        site = find(name)
+        site = find(name, config)
         if not isinstance(several, tuple | list):
             raise SelfxError(
                 f"a {type(several).__name__} as the edits at {name!r}", expected="a tuple of edits"

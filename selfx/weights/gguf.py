@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import jax
 import numpy as np
 
 from selfx.errors import SelfxError
@@ -93,8 +94,10 @@ def gguf_config(file: GgufFile) -> Config:
         ) from error
 
 
-def gguf_weights(file: GgufFile, config: Config, dtype: Any) -> Decoder:
-    """The decoder of a file.
+def gguf_weights(
+    file: GgufFile, config: Config, dtype: Any, mesh: jax.sharding.Mesh | None = None
+) -> Decoder:
+    """The decoder of a file, spread over `mesh` if one is given.
 
     Raises:
       SelfxError: tensors that are missing, unexpected or of another shape.
@@ -102,7 +105,8 @@ def gguf_weights(file: GgufFile, config: Config, dtype: Any) -> Decoder:
     found = {name: file.shape(name) for name in file.tensors}
     optional = {"rope_freqs.weight": (config.d_head // 2,)}
     check_tensors(found, expected_tensors(config, "gguf"), str(file.path), optional)
-    return assemble(config, "gguf", file.read, dtype)
+    tensors = ((name, file.read(name)) for name in file.tensors)
+    return assemble(config, "gguf", tensors, dtype, mesh)
 
 
 class _Reader(gguf.GGUFReader):

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from selfx.errors import SelfxError
-from selfx.models.config import Config, RopeScaling
-from selfx.models.fields import Fields
-from selfx.models.zoo import check_family, checked, yarn_attention_factor
+from selfx.models.config import Config, Rope, RopeScaling
+from selfx.models.zoo import check_family, checked
+from selfx.models.zoo.fields import Fields
+from selfx.models.zoo.rope import yarn_attention_factor
+from selfx.weights.tables import GGUF_FAMILIES
 
 _NAMES = {
     "embedding_length": "d_model",
@@ -65,14 +67,15 @@ def config_from_gguf(
       SelfxError: another architecture, a missing number, or a field that is not honoured.
     """
     family = metadata.get("general.architecture")
-    check_family(family, "its metadata")
+    check_family(family, "its metadata", GGUF_FAMILIES)
     start = f"{family}."
     own = {key.removeprefix(start): v for key, v in metadata.items() if key.startswith(start)}
     fields = Fields(own, f"its {family} metadata")
     fields.refuse_unknown(_READ | _HARMLESS | _NEUTRAL.keys())
     fields.refuse_values(_NEUTRAL)
-    sizes = {name: fields.size(key) for key, name in _NAMES.items()}
+    sizes: dict[str, Any] = {name: fields.size(key) for key, name in _NAMES.items()}
     theta, d_head = fields.number("rope.freq_base"), _d_head(fields, sizes)
+    scaling = _scaling(fields, sizes["max_positions"], theta, d_head, rope_factors)
     return checked(
         Config(
             family=str(family),
@@ -80,11 +83,11 @@ def config_from_gguf(
             **sizes,
             n_kv_heads=fields.size("attention.head_count_kv", sizes["n_heads"]),
             d_head=d_head,
-            rope_theta=theta,
-            rope_scaling=_scaling(fields, sizes["max_positions"], theta, d_head, rope_factors),
+            ropes=(Rope(theta, scaling),),
             norm_eps=_short(fields.number("attention.layer_norm_rms_epsilon")),
             tied="output.weight" not in shapes,
             attention_bias="blk.0.attn_q.bias" in shapes,
+            output_bias="blk.0.attn_output.bias" in shapes,
             mlp_bias="blk.0.ffn_gate.bias" in shapes,
         )
     )

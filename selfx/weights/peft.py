@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json, write_text
-from selfx.weights.layout import PEFT_MODULES
+from selfx.weights.tables import PEFT_MODULES
 
 PREFIX = "base_model.model.model.layers"
 _KEY = re.compile(rf"{re.escape(PREFIX)}\.(\d+)\.(.+)\.lora_([AB])\.weight")

@@ -1,13 +1,16 @@
-"""Hugging Face folders: config, and safetensors read layer by layer without torch."""
+"""Hugging Face folders: config, and safetensors mapped file by file, without torch."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy, which safetensors looks up)
+import jax
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -16,9 +19,10 @@ from selfx.files import read_json
 from selfx.models.config import Config
 from selfx.models.decoder import Decoder
 from selfx.models.zoo import config_from_hf
-from selfx.weights.layout import assemble, check_tensors, expected_tensors
+from selfx.weights.layout import assemble, differences, expected_tensors, misfit, some
+from selfx.weights.tables import LAYOUTS, Layout
 
-_FLOATS = ("F32", "F16", "BF16", "F64")
+_FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 
 
 def folder_config(path: Path) -> Config:
@@ -43,23 +47,150 @@ def folder_config(path: Path) -> Config:
         ) from error
 
 
-def folder_weights(path: Path, config: Config, dtype: Any) -> Decoder:
-    """The decoder of a folder; one stacked weight in memory at a time besides the result.
+def folder_weights(
+    path: Path, config: Config, dtype: Any, mesh: jax.sharding.Mesh | None = None
+) -> Decoder:
+    """The decoder of a folder, spread over `mesh` if one is given.
+
+    Nothing is allocated before every file is found to hold what it should. Then files are mapped
+    one after the other, and no tensor is copied before it is written to its place.
 
     Raises:
-      SelfxError: tensors that are missing, unexpected or of another shape; a damaged file.
+      SelfxError: as `check_folder`.
     """
-    with contextlib.ExitStack() as stack:
-        files = {file: stack.enter_context(_opened(file)) for file in _shards(path)}
-        places = {name: file for file, handle in files.items() for name in _names(handle)}
-        found = {name: _shape(file, files[file], name) for name, file in places.items()}
-        found = {name: shape for name, shape in found.items() if not _recomputed(name)}
-        head = {"lm_head.weight": (config.vocab_size, config.d_model)}
-        optional = head if config.tied else None
-        check_tensors(found, expected_tensors(config, "hf"), str(path), optional)
-        return assemble(
-            config, "hf", lambda name: _read(places[name], files[places[name]], name), dtype
+    tensors = _contents(check_folder(path, config), LAYOUTS[config.family])
+    return assemble(config, "hf", tensors, dtype, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: its name there, its type by the format's name, its shape, its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+Headers = dict[Path, list[Stored]]
+
+
+def check_folder(path: Path, config: Config) -> Headers:
+    """What each of a folder's files of weights holds, found to fit the config.
+
+    Raises:
+      SelfxError: all that is wrong in one message: files that are absent or unreadable; tensors
+        that are missing, unexpected, of another shape, quantised, or there twice; an index that
+        does not tell the truth.
+    """
+    files, claims = _shards(path)
+    headers, lines = _headers(path, files)
+    layout, found = LAYOUTS[config.family], {}
+    holders: dict[str, list[str]] = defaultdict(list)
+    for file, tensors in headers.items():
+        for tensor in tensors:
+            own = layout.canonical(tensor.name)
+            if own is not None:
+                found[own] = tensor.shape
+                holders[own].append(file.name)
+    unread = {file.name for file in files} - {file.name for file in headers}
+    lies_in = {layout.canonical(name): file for name, file in claims.items()}
+    expected = {
+        name: shape
+        for name, shape in expected_tensors(config, "hf").items()
+        if lies_in.get(name, files[0].name) not in unread  # those files are spoken of already
+    }
+    lines += _untrue(claims, headers, unread)
+    lines += _twice(holders)
+    lines += _quantised(headers, layout)
+    unfit = differences(found, expected, _tied_head(config))
+    if unfit:
+        raise misfit(str(path), [*unfit, *lines], len(expected))
+    if lines:
+        raise SelfxError(
+            "\n  ".join([f"the weights of {path} cannot be read", *lines]),
+            expected=f"whole safetensors files, each tensor once, as {', '.join(_FLOATS)}",
+            hint="fetch the folder again; of a quantised model take the original, or a .gguf file",
         )
+    return headers
+
+
+def _headers(path: Path, files: list[Path]) -> tuple[Headers, list[str]]:
+    """What the files that can be read hold, and a line for those that cannot."""
+    absent = [file.name for file in files if not file.is_file()]
+    headers, lines = {}, [f"{path} lacks shards: {some(absent)}"] if absent else []
+    for file in files:
+        try:
+            if file.name not in absent:
+                headers[file] = _header(file)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            lines.append(f"{file} is not a readable safetensors file: {error}")
+    return headers, lines
+
+
+def _header(file: Path) -> list[Stored]:
+    """The tensors of a file. The library checks that the header is sound and the file as long."""
+    with safe_open(file, framework="numpy"):
+        pass
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+    start = 8 + size
+    return [
+        Stored(name, of["dtype"], tuple(of["shape"]), *(start + n for n in of["data_offsets"]))
+        for name, of in header.items()
+        if name != "__metadata__"
+    ]
+
+
+def _untrue(claims: Mapping[str, str], headers: Headers, unread: Container[str]) -> list[str]:
+    """A line if the index puts tensors into files that do not hold them."""
+    held = {(file.name, tensor.name) for file, tensors in headers.items() for tensor in tensors}
+    wrong = [
+        f"{name} in {file}"
+        for name, file in sorted(claims.items())
+        if file not in unread and (file, name) not in held
+    ]
+    return [f"in the index alone: {some(wrong)}"] if wrong else []
+
+
+def _twice(holders: Mapping[str, list[str]]) -> list[str]:
+    twice = [f"{name} in {' and '.join(at)}" for name, at in sorted(holders.items()) if at[1:]]
+    return [f"there twice: {some(twice)}"] if twice else []
+
+
+def _quantised(headers: Headers, layout: Layout) -> list[str]:
+    """A line for each type of number that tensors are stored in and that is no plain float."""
+    odd: dict[str, list[str]] = defaultdict(list)
+    for tensors in headers.values():
+        for tensor in tensors:
+            if tensor.dtype not in _FLOATS and layout.canonical(tensor.name) is not None:
+                odd[tensor.dtype].append(tensor.name)
+    return [f"stored as {dtype}: {some(sorted(names))}" for dtype, names in sorted(odd.items())]
+
+
+def _tied_head(config: Config) -> dict[str, tuple[int, ...]]:
+    """A head that a file may hold though it is the embedding; it is passed over."""
+    if not config.tied:
+        return {}
+    return {LAYOUTS[config.family].table["unembed.w"].hf: (config.vocab_size, config.d_model)}
+
+
+def _contents(headers: Headers, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor by its canonical name, as it lies in its file."""
+    for file, tensors in headers.items():
+        try:
+            mapped = np.memmap(file, np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise SelfxError(
+                f"cannot read {file}: {error}", hint="run the command again"
+            ) from error
+        for tensor in tensors:
+            own = layout.canonical(tensor.name)
+            if own is not None:
+                values = mapped[tensor.start : tensor.stop].view(_FLOATS[tensor.dtype])
+                yield own, values.reshape(tensor.shape).view(np.ndarray)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -79,11 +210,11 @@ def _other_files(path: Path) -> str:
     return f"give the file, {found[0]}" if found else "give the folder that holds config.json"
 
 
-def _shards(path: Path) -> list[Path]:
-    """The files that hold the weights, all of them there."""
+def _shards(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that should hold the weights, and the index, `{tensor: file}`, if there is one."""
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if single.is_file():
-        return [single]
+        return [single], {}
     if not index.is_file():
         raise SelfxError(
             f"no weights in {path}",
@@ -93,56 +224,5 @@ def _shards(path: Path) -> list[Path]:
     table = read_object(index).get("weight_map")
     if not isinstance(table, Mapping) or not table:
         raise SelfxError(f"{index} has no weight_map", expected="{tensor: file}")
-    names = sorted({str(name) for name in table.values()})
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing:
-        raise SelfxError(
-            f"{path} lacks shards: {', '.join(missing)}",
-            expected=f"the {len(names)} files that {index.name} names",
-            hint="fetch the folder again: the download stopped half way",
-        )
-    return [path / name for name in names]
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    with _named(file), safe_open(file, framework="numpy") as handle:
-        yield handle
-
-
-@contextlib.contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Errors of the safetensors library become errors that name the file."""
-    try:
-        yield
-    except (SafetensorError, OSError) as error:
-        raise SelfxError(
-            f"{file} is not a readable safetensors file: {error}",
-            expected="a whole safetensors file",
-            hint="fetch it again: it is damaged, cut short, or something else",
-        ) from error
-
-
-def _names(handle: Any) -> list[str]:
-    return list(handle.keys())
-
-
-def _shape(file: Path, handle: Any, name: str) -> tuple[int, ...]:
-    view = handle.get_slice(name)
-    if view.get_dtype() not in _FLOATS:
-        raise SelfxError(
-            f"{file}: {name} is stored as {view.get_dtype()}",
-            expected=f"one of {', '.join(_FLOATS)}",
-            hint="use weights that are not quantised, or a .gguf file",
-        )
-    return tuple(view.get_shape())
-
-
-def _read(file: Path, handle: Any, name: str) -> np.ndarray:
-    with _named(file):
-        return handle.get_tensor(name)
-
-
-def _recomputed(name: str) -> bool:
-    """Whether a tensor holds rotary frequencies, which old files keep and the config gives."""
-    return name.endswith("rotary_emb.inv_freq")
+    claims = {str(name): str(file) for name, file in table.items()}
+    return [path / name for name in sorted(set(claims.values()))], claims

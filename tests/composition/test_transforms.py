@@ -260,7 +260,7 @@ def test_generate_on_a_mesh_and_under_pmap(tiny, tokens, mesh):
 
 
 def test_rules_split_what_they_name(mesh):
-    config = tiny_config(attention_bias=True, mlp_bias=True)
+    config = tiny_config(attention_bias=True, output_bias=True, mlp_bias=True)
     model = shard(tiny_model(config), mesh)
     blocks = model.blocks
     for leaf, split in (
@@ -272,7 +272,7 @@ def test_rules_split_what_they_name(mesh):
         (blocks.up.b, (4, 32)),
         (blocks.down.w, (4, 32, 32)),
         (blocks.o.b, (4, 32)),
-        (blocks.attn_norm, (4, 32)),
+        (blocks.attn_norm.w, (4, 32)),
         (model.embed, (131, 32)),
         (model.unembed.w, (32, 131)),
         (model.final_norm, (32,)),

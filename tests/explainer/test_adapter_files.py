@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from selfx.errors import SelfxError
 from selfx.explainer import lora
 from selfx.explainer.lora import Lora
-from selfx.models.decoder import MAPS, forward
+from selfx.models.block import MAPS
+from selfx.models.decoder import forward
 from selfx.weights.peft import load_adapter, save_adapter
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")

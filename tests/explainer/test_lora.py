@@ -5,8 +5,9 @@ import pytest
 
 from selfx.errors import SelfxError
 from selfx.explainer import lora
-from selfx.explainer.lora import Lora, check_adapters, map_shape, merge
-from selfx.models.decoder import MAPS, forward
+from selfx.explainer.lora import Lora, check_adapters, merge
+from selfx.models.block import MAPS
+from selfx.models.decoder import forward
 from selfx.testing import tiny_config, tiny_model
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
@@ -36,7 +37,7 @@ def test_fresh_adapters_change_no_bit(tiny, fresh):
 
 def test_the_start_is_drawn_as_peft_draws_it(tiny, fresh):
     for name in MAPS:
-        n_in, n_out = map_shape(tiny.config, name)
+        n_in, n_out = tiny.config.map_shape(name)
         a, b = np.asarray(fresh[name].a), np.asarray(fresh[name].b)
         assert (a.shape, b.shape) == ((4, n_in, 3), (4, 3, n_out))
         assert fresh[name].scale == 4.0

@@ -11,13 +11,16 @@ from flax import struct
 from selfx.errors import SelfxError
 from selfx.interventions.build import patch, steer
 from selfx.models import cache as caches
-from selfx.models.config import RopeScaling
-from selfx.models.decoder import MAPS, Decoder, forward, from_parameters, parameter_shapes
+from selfx.models.block import MAPS
+from selfx.models.config import Rope, RopeScaling
+from selfx.models.decoder import Decoder, forward
+from selfx.models.parameters import from_parameters, parameter_count, parameter_shapes
 from selfx.models.sites import SITES
 from selfx.models.tap import At
 from selfx.testing import TINY, tiny_config, tiny_model
 
 LENGTH, WIDTH = 12, 20
+BIASES = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
 TOLERANCE = 1e-5
 STATIC = ("capture",)
 
@@ -81,7 +84,7 @@ EDITS = {
 def test_padding_changes_nothing_at_any_site(text, scaling, edits):
     """Under `dynamic` scaling the length that counts is that of the real tokens."""
     rope = scaling and RopeScaling("dynamic", 4.0, 8)
-    model = tiny_model(tiny_config(rope_scaling=rope))
+    model = tiny_model(tiny_config(ropes=(Rope(1e4, rope),)))
     tokens, mask = padded(text, WIDTH)
     alone = run(model, text[None], edits=EDITS[edits])
     together = run(model, tokens, mask, edits=EDITS[edits])
@@ -121,7 +124,7 @@ def test_no_edit_touches_a_pad(tiny, text):
 
 def test_a_batch_is_its_rows():
     """Rows of two lengths, under a scaling that goes by each row's own."""
-    model = tiny_model(tiny_config(rope_scaling=RopeScaling("dynamic", 4.0, 4)))
+    model = tiny_model(tiny_config(ropes=(Rope(1e4, RopeScaling("dynamic", 4.0, 4)),)))
     tokens = np.random.default_rng(7).integers(6, 262, (4, LENGTH))
     lengths = (LENGTH, 7, 7, LENGTH)
     mask = np.arange(LENGTH) < np.array(lengths)[:, None]
@@ -269,7 +272,7 @@ class LowRank:
 
 def test_adapters_are_their_merged_weights(text):
     """On all seven maps, other ones in every layer, beside biases too."""
-    config = tiny_config(attention_bias=True, mlp_bias=True)
+    config = tiny_config(attention_bias=True, output_bias=True, mlp_bias=True)
     base, merged = tiny_model(config), tiny_model(config)
     rng = np.random.default_rng(8)
     lora = {}
@@ -294,9 +297,12 @@ def test_adapters_are_their_merged_weights(text):
 
 
 def test_parameters_by_path():
-    for config in (TINY, tiny_config(tied=True, attention_bias=True, mlp_bias=True)):
+    for config in (
+        TINY,
+        tiny_config(tied=True, attention_bias=True, output_bias=True, mlp_bias=True),
+    ):
         shapes = parameter_shapes(config, jnp.bfloat16)
-        assert sum(leaf.size for leaf in shapes.values()) == config.n_parameters
+        assert sum(leaf.size for leaf in shapes.values()) == parameter_count(config)
         assert {leaf.dtype for leaf in shapes.values()} == {jnp.dtype(jnp.bfloat16)}
         made = from_parameters(config, {k: np.zeros(s.shape) for k, s in shapes.items()}, "float32")
         assert isinstance(made, Decoder)

@@ -62,7 +62,7 @@ def run(model, tokens, hook: Hook | None = None, w=None) -> Run:
     x = see("embeddings", 0, w["embed"][np.asarray(tokens)])
     for layer in range(config.n_layers):
         x = see("resid_pre", layer, x)
-        y = see("attn_in", layer, rms_norm(x, w["blocks.attn_norm"][layer], config.norm_eps))
+        y = see("attn_in", layer, rms_norm(x, w["blocks.attn_norm.w"][layer], config.norm_eps))
         query = see("query", layer, linear(y, "q", layer).reshape(length, heads, width))
         key = see("key", layer, linear(y, "k", layer).reshape(length, groups, width))
         value = see("value", layer, linear(y, "v", layer).reshape(length, groups, width))
@@ -80,12 +80,12 @@ def run(model, tokens, hook: Hook | None = None, w=None) -> Run:
         mixed = see("z", layer, mixed)
         y = see("attn_out", layer, linear(mixed.reshape(length, -1), "o", layer))
         x = see("resid_mid", layer, x + see("attn_out_post", layer, y))
-        y = see("mlp_in", layer, rms_norm(x, w["blocks.mlp_norm"][layer], config.norm_eps))
+        y = see("mlp_in", layer, rms_norm(x, w["blocks.mlp_norm.w"][layer], config.norm_eps))
         gate = see("mlp_pre", layer, linear(y, "gate", layer))
         y = see("mlp_act", layer, gate / (1 + np.exp(-gate)) * linear(y, "up", layer))
         y = see("mlp_out", layer, linear(y, "down", layer))
         x = see("resid_post", layer, x + see("mlp_out_post", layer, y))
-    x = see("final_norm", 0, rms_norm(x, w["final_norm"], config.norm_eps))
+    x = see("final_norm", 0, rms_norm(x, w["final_norm.w"], config.norm_eps))
     see("logits", 0, x @ (w["embed"].T if config.tied else w["unembed.w"]))
     outside = ("embeddings", "final_norm", "logits")
     return Run({site: xs[0] if site in outside else np.stack(xs) for site, xs in sites.items()})
@@ -118,14 +118,14 @@ def turn(x, turns):
 def rotary(config, length):
     """Complex `[t, e/2]`: by how much each pair is turned, and stretched, at each position."""
     speeds = [_speed(config, pair, length) for pair in range(config.d_head // 2)]
-    scaling = config.rope_scaling
+    scaling = config.ropes[0].scaling
     size = 1.0 if scaling is None else scaling.attention_factor
     return size * np.exp(1j * np.outer(np.arange(length), speeds))
 
 
 def _speed(config, pair, length):
     """Radians a position by which one pair of coordinates is turned."""
-    width, base, scaling = config.d_head, config.rope_theta, config.rope_scaling
+    width, base, scaling = config.d_head, config.ropes[0].theta, config.ropes[0].scaling
     plain = base ** (-2 * pair / width)
     if scaling is None:
         return plain

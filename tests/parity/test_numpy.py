@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfx.models.config import RopeScaling
+from selfx.models.config import Rope, RopeScaling
 from selfx.models.decoder import forward
 from selfx.models.generate import generate
 from selfx.models.sites import SITES
@@ -30,10 +30,13 @@ SHAPES = {
     "mqa": tiny_config(n_kv_heads=1),
     "full": tiny_config(n_kv_heads=4, n_layers=2),
     "tied": tiny_config(tied=True, n_layers=3),
-    "biases": tiny_config(attention_bias=True, mlp_bias=True),
-    "wide-heads": tiny_config(d_head=16, n_heads=6, n_kv_heads=3, rope_theta=500_000.0),
+    "biases": tiny_config(attention_bias=True, output_bias=True, mlp_bias=True),
+    "wide-heads": tiny_config(d_head=16, n_heads=6, n_kv_heads=3, ropes=(Rope(5e5),)),
     "coarse-norm": tiny_config(norm_eps=0.3),
-    **{name: tiny_config(d_head=16, rope_scaling=scaling) for name, scaling in SCALINGS.items()},
+    **{
+        name: tiny_config(d_head=16, ropes=(Rope(1e4, scaling),))
+        for name, scaling in SCALINGS.items()
+    },
 }
 
 

@@ -38,7 +38,7 @@ ROPES = {
 SHAPES = {
     **{name: tiny_config(d_head=16) for name in ROPES},
     "tied": tiny_config(tied=True, n_kv_heads=4),
-    "biases": tiny_config(attention_bias=True, mlp_bias=True, n_kv_heads=1),
+    "biases": tiny_config(attention_bias=True, output_bias=True, mlp_bias=True, n_kv_heads=1),
 }
 
 
@@ -75,7 +75,7 @@ def pair(torch, hf_state):
             mlp_bias=config.mlp_bias,
             rope_parameters={
                 "rope_type": shape if shape in ROPES else "default",
-                "rope_theta": config.rope_theta,
+                "rope_theta": config.ropes[0].theta,
                 **rope,
             },
         )
@@ -170,7 +170,7 @@ def test_greedy_continuation(pair, torch, tokens, shape):
 
 def test_the_scaling_is_read_as_declared(pair):
     """So that the comparisons above compare five different rotary embeddings."""
-    kinds = [pair(name)[0].config.rope_scaling for name in ROPES]
+    kinds = [pair(name)[0].config.ropes[0].scaling for name in ROPES]
     assert kinds[0] is None
     assert [scaling.kind for scaling in kinds[1:]] == list(ROPES)[1:]
     assert all(isinstance(scaling, RopeScaling) for scaling in kinds[1:])
@@ -192,7 +192,7 @@ def test_smollm2(smollm2, torch, hf_state):
         max_position_embeddings=config.max_positions,
         rms_norm_eps=config.norm_eps,
         tie_word_embeddings=config.tied,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rope_parameters={"rope_type": "default", "rope_theta": config.ropes[0].theta},
     )
     theirs = LlamaForCausalLM(declared).eval()
     weights = {name: torch.from_numpy(x) for name, x in hf_state(smollm2.model).items()}

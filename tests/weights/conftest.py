@@ -50,13 +50,13 @@ def by_path(model):
 def hf_tensors(model):
     """A model's weights under Hugging Face's names, linear maps as `[out, in]`."""
     w = by_path(model)
-    tensors = {"model.embed_tokens.weight": w["embed"], "model.norm.weight": w["final_norm"]}
+    tensors = {"model.embed_tokens.weight": w["embed"], "model.norm.weight": w["final_norm.w"]}
     if not model.config.tied:
         tensors["lm_head.weight"] = w["unembed.w"].T
     for layer in range(model.config.n_layers):
         start = f"model.layers.{layer}"
-        tensors[f"{start}.input_layernorm.weight"] = w["blocks.attn_norm"][layer]
-        tensors[f"{start}.post_attention_layernorm.weight"] = w["blocks.mlp_norm"][layer]
+        tensors[f"{start}.input_layernorm.weight"] = w["blocks.attn_norm.w"][layer]
+        tensors[f"{start}.post_attention_layernorm.weight"] = w["blocks.mlp_norm.w"][layer]
         for ours, theirs in HF_MAPS.items():
             tensors[f"{start}.{theirs}.weight"] = w[f"blocks.{ours}.w"][layer].T
             if f"blocks.{ours}.b" in w:
@@ -79,7 +79,7 @@ def hf_config(config, **changes):
         "hidden_act": "silu",
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        "rope_theta": config.ropes[0].theta,
         "rope_scaling": None,
         "tie_word_embeddings": config.tied,
         "attention_bias": config.attention_bias,
@@ -123,13 +123,13 @@ def permuted(rows, heads):
 def gguf_tensors(model):
     """A model's weights under GGUF's names, query and key rows interleaved."""
     w, config = by_path(model), model.config
-    tensors = {"token_embd.weight": w["embed"], "output_norm.weight": w["final_norm"]}
+    tensors = {"token_embd.weight": w["embed"], "output_norm.weight": w["final_norm.w"]}
     if not config.tied:
         tensors["output.weight"] = w["unembed.w"].T
     heads = {"q": config.n_heads, "k": config.n_kv_heads}
     for layer in range(config.n_layers):
-        tensors[f"blk.{layer}.attn_norm.weight"] = w["blocks.attn_norm"][layer]
-        tensors[f"blk.{layer}.ffn_norm.weight"] = w["blocks.mlp_norm"][layer]
+        tensors[f"blk.{layer}.attn_norm.weight"] = w["blocks.attn_norm.w"][layer]
+        tensors[f"blk.{layer}.ffn_norm.weight"] = w["blocks.mlp_norm.w"][layer]
         for ours, theirs in GGUF_MAPS.items():
             named = {"weight": w[f"blocks.{ours}.w"][layer].T}
             if f"blocks.{ours}.b" in w:
@@ -150,7 +150,7 @@ def gguf_metadata(config):
         "llama.attention.head_count": config.n_heads,
         "llama.attention.head_count_kv": config.n_kv_heads,
         "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
-        "llama.rope.freq_base": config.rope_theta,
+        "llama.rope.freq_base": config.ropes[0].theta,
         "llama.rope.dimension_count": config.d_head,
         "llama.vocab_size": config.vocab_size,
     }

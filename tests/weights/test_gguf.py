@@ -7,7 +7,7 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.models.config import RopeScaling
+from selfx.models.config import Rope, RopeScaling
 from selfx.weights.gguf import gguf_config, open_gguf
 
 TOKENS = jnp.asarray([[5, 90, 33, 7, 260, 12]])
@@ -18,7 +18,7 @@ TOKENS = jnp.asarray([[5, 90, 33, 7, 260, 12]])
     [
         {},
         {"tied": True},
-        {"n_kv_heads": 4, "attention_bias": True},
+        {"n_kv_heads": 4, "attention_bias": True, "output_bias": True},
         {"n_kv_heads": 1, "mlp_bias": True},
     ],
     ids=str,
@@ -59,7 +59,7 @@ def test_rope_scalings_are_read(gguf_file, tiny):
     def scaled(kind, **fields):
         named = {f"llama.rope.scaling.{key}": value for key, value in fields.items()}
         path = gguf_file(tiny(), **{"llama.rope.scaling.type": kind, **named})
-        return gguf_config(open_gguf(path)).rope_scaling
+        return gguf_config(open_gguf(path)).ropes[0].scaling
 
     assert scaled("none") is None
     assert scaled("linear", factor=4.0) == RopeScaling("linear", 4.0, 512)
@@ -88,7 +88,7 @@ def llama3_factors(theta, width, factor, low=1.0, high=4.0, original=8192):
 
 
 def test_llama3_scaling_is_recovered_from_its_factors(gguf_file, tiny):
-    model = tiny(rope_theta=500_000.0, d_head=16)
+    model = tiny(ropes=(Rope(500_000.0),), d_head=16)
     widths = {"llama.attention.key_length": 16, "llama.attention.value_length": 16}
     factors = llama3_factors(500_000.0, 16, 32.0)
     assert len(set(factors)) == 3  # one dimension lies in the blended part
@@ -96,10 +96,10 @@ def test_llama3_scaling_is_recovered_from_its_factors(gguf_file, tiny):
     def write(values):
         return gguf_file(model, tensors=lambda s: {**s, "rope_freqs.weight": values}, **widths)
 
-    assert selfx.load(write(factors)).config.rope_scaling == RopeScaling(
+    assert selfx.load(write(factors)).config.ropes[0].scaling == RopeScaling(
         "llama3", 32.0, 8192, 1.0, 4.0
     )
-    assert selfx.load(write(np.ones(8))).config.rope_scaling is None
+    assert selfx.load(write(np.ones(8))).config.ropes[0].scaling is None
     with pytest.raises(SelfxError, match="follows no rule"):
         selfx.load(write(factors * np.linspace(1, 1.1, 8)))
     with pytest.raises(SelfxError, match="shape"):

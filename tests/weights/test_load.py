@@ -7,14 +7,18 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.models.decoder import MAPS, parameter_shapes
+from selfx.models.block import MAPS
+from selfx.models.parameters import parameter_count, parameter_shapes
 from selfx.weights.digest import weights_hash
-from selfx.weights.layout import LAYOUTS, PEFT_MODULES, deinterleave, interleave
+from selfx.weights.layout import deinterleave, interleave
+from selfx.weights.tables import LAYOUTS, PEFT_MODULES
+
+BIASES = {"attention_bias": True, "output_bias": True, "mlp_bias": True}
 
 
 def test_the_layout_names_every_weight(tiny):
-    for changes in ({}, {"attention_bias": True, "mlp_bias": True}):
-        assert parameter_shapes(tiny(**changes).config).keys() <= LAYOUTS["llama"].keys()
+    for changes in ({}, BIASES):
+        assert parameter_shapes(tiny(**changes).config).keys() <= LAYOUTS["llama"].table.keys()
     assert tuple(PEFT_MODULES) == MAPS
 
 
@@ -93,7 +97,10 @@ def test_transformers_computes_the_same(folder, tiny):
     from transformers import LlamaForCausalLM
 
     tokens = np.asarray([[5, 90, 33, 7, 260, 12]])
-    for changes in ({}, {"tied": True, "attention_bias": True, "mlp_bias": True}):
+    for changes in (
+        {},
+        {"tied": True, **BIASES},
+    ):
         path = folder(tiny(**changes))
         with torch.no_grad():
             reference = LlamaForCausalLM.from_pretrained(path)(torch.tensor(tokens)).logits.numpy()
@@ -106,5 +113,5 @@ def test_smollm2_knows_the_capital_of_france(smollm2):
     ids = jnp.asarray([smollm2.tokenizer("The capital of France is")["input_ids"]])
     logits = jax.jit(selfx.forward)(smollm2.model, ids).logits
     assert smollm2.tokenizer.decode([int(logits[0, -1].argmax())]) == " Paris"
-    assert smollm2.config.n_parameters == 134_515_008
+    assert parameter_count(smollm2.config) == 134_515_008
     assert smollm2.eos_ids == (2,)

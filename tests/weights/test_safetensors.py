@@ -20,7 +20,7 @@ def same(read, written, dtype=np.float32):
     [
         {},
         {"tied": True},
-        {"n_kv_heads": 4, "attention_bias": True},
+        {"n_kv_heads": 4, "attention_bias": True, "output_bias": True},
         {"n_kv_heads": 1, "mlp_bias": True, "d_head": 16},
     ],
     ids=str,
@@ -154,6 +154,6 @@ def test_missing_files_are_named(folder, tiny, tmp_path):
 
 
 def test_errors_of_the_config_name_the_folder(folder, tiny):
-    path = folder(tiny(), hidden_act="relu")
+    path = folder(tiny(), hidden_act="mish")
     with pytest.raises(SelfxError, match=f"{path.name}.*hidden_act"):
         selfx.load(path)

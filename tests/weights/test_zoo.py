@@ -6,7 +6,8 @@ import pytest
 
 from selfx.errors import SelfxError
 from selfx.models.config import RopeScaling
-from selfx.models.layers import rotary_tables
+from selfx.models.parameters import parameter_count
+from selfx.models.rotary import rotary_tables
 from selfx.models.zoo import config_from_hf
 
 SMOLLM2 = {
@@ -78,8 +79,8 @@ def changed(**changes):
 def test_a_real_config_is_read():
     config = config_from_hf(SMOLLM2)
     assert (config.d_head, config.n_kv_heads, config.max_positions) == (64, 3, 8192)
-    assert (config.rope_theta, config.norm_eps, config.tied) == (100_000.0, 1e-5, True)
-    assert config.n_parameters == 134_515_008
+    assert (config.ropes[0].theta, config.norm_eps, config.tied) == (100_000.0, 1e-5, True)
+    assert parameter_count(config) == 134_515_008
 
 
 def test_both_ages_of_rope_fields_say_the_same():
@@ -94,7 +95,8 @@ def test_both_ages_of_rope_fields_say_the_same():
 
 def test_scalings_are_read():
     read = {
-        name: config_from_hf(changed(rope_scaling=s)).rope_scaling for name, s in SCALINGS.items()
+        name: config_from_hf(changed(rope_scaling=s)).ropes[0].scaling
+        for name, s in SCALINGS.items()
     }
     assert read["linear"] == RopeScaling("linear", 2.0, 8192)
     assert read["dynamic"] == RopeScaling("dynamic", 4.0, 8192)
@@ -109,12 +111,12 @@ def test_scalings_are_read():
 
 def test_a_yarn_factor_that_is_missing_comes_from_the_lengths():
     scaling = {**SCALINGS["yarn"], "factor": None}
-    assert config_from_hf(changed(rope_scaling=scaling)).rope_scaling.factor == 4.0
+    assert config_from_hf(changed(rope_scaling=scaling)).ropes[0].scaling.factor == 4.0
 
 
 def test_the_older_name_of_the_rope_kind_is_read():
     scaling = {"type": "linear", "factor": 2.0}
-    assert config_from_hf(changed(rope_scaling=scaling)).rope_scaling.kind == "linear"
+    assert config_from_hf(changed(rope_scaling=scaling)).ropes[0].scaling.kind == "linear"
 
 
 @pytest.mark.reference
@@ -132,7 +134,7 @@ def test_rotary_tables_equal_those_of_transformers(name):
     )
     ours = rotary_tables(config_from_hf(source), jnp.asarray(positions))
     for mine, reference in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, reference[..., :32], atol=2e-4)
+        np.testing.assert_allclose(mine[0], reference[..., :32], atol=2e-4)
 
 
 @pytest.mark.reference
@@ -154,7 +156,6 @@ def test_every_key_that_transformers_saves_is_known():
         "num_attention_heads",
         "max_position_embeddings",
         "rms_norm_eps",
-        "rope_theta",
         "model_type",
     ],
 )
@@ -163,14 +164,22 @@ def test_a_missing_number_is_named(key):
         config_from_hf({k: v for k, v in SMOLLM2.items() if k != key})
 
 
+def test_llama_2_is_older_than_the_base_of_its_rope():
+    published = {key: value for key, value in SMOLLM2.items() if key != "rope_theta"}
+    assert config_from_hf(published).ropes[0].theta == 10_000
+    del published["mlp_bias"]
+    with pytest.raises(SelfxError, match="lacks rope_theta"):
+        config_from_hf({**published, "model_type": "olmo2"})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen3"}, "qwen3"),
+        ({"model_type": "falcon"}, "falcon"),
         ({"model_type": ["llama"]}, "architecture"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"pretraining_tp": 2}, "pretraining_tp"),
+        ({"hidden_act": "mish"}, "hidden_act"),
+        ({"hidden_act": 3}, "hidden_act"),
         ({"sliding_window": 4096}, "sliding_window"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"rope_interleaved": True}, "rope_interleaved"),
@@ -186,7 +195,8 @@ def test_a_missing_number_is_named(key):
         ({"num_key_value_heads": 2}, "2 key/value heads"),
         ({"head_dim": 63}, "63"),
         ({"hidden_size": 577}, "head_dim"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "longrope"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "short_factor"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "mrope"),
         ({"rope_scaling": {"rope_type": ["yarn"], "factor": 2.0}}, "yarn"),
         ({"rope_scaling": [2.0]}, "rope"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
