@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
 from selfx.errors import SelfxError
@@ -114,6 +115,7 @@ def forward(
     wanted = canonical_capture(capture, config)
     length = tokens.shape[1] if cache is None else cache.position.shape[1]
     check_edits(edits, config, tokens.shape[0], length)
+    check_length(config, tokens, mask)
     _check_maps(lora, config)
     mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
     position = _positions(mask, cache)
@@ -165,6 +167,22 @@ def check_text(tokens: Array, mask: Array | None, cache: Cache | None = None) ->
             f"tokens of shape {list(tokens.shape)} after a cache of {rows} rows, {filled} of "
             f"{slots} slots filled",
             expected="as many rows, and room for the text",
+        )
+
+
+def check_length(config: Config, tokens: Array, mask: Array | None, more: int = 0) -> None:
+    """Raises SelfxError for a text, `more` tokens added, past the last position that was learned.
+
+    Of a traced mask nothing is known yet; there the embeddings past the last position are NaN.
+    """
+    if not config.learned_positions or isinstance(mask, jax.core.Tracer):
+        return
+    longest = tokens.shape[1] if mask is None else int(np.asarray(mask).sum(axis=1).max(initial=0))
+    if longest + more > config.max_positions:
+        raise SelfxError(
+            f"a text of {longest + more} tokens",
+            expected=f"at most {config.max_positions}, for which the model has learned positions",
+            hint="cut the text",
         )
 
 

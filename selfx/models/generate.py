@@ -13,7 +13,7 @@ from flax import struct
 from selfx.errors import SelfxError
 from selfx.models import cache as caches
 from selfx.models.cache import Cache
-from selfx.models.decoder import Decoder, Output, check_text, forward, with_layers
+from selfx.models.decoder import Decoder, Output, check_length, check_text, forward, with_layers
 from selfx.models.layers import Adapter
 from selfx.models.stack import Apart
 from selfx.models.tap import Array, Edits, check_edits
@@ -82,6 +82,7 @@ def generate(
     if sampled and key is None:
         raise SelfxError("a temperature without a random key", hint="key=jax.random.key(0)")
     check_text(tokens, mask)
+    check_length(model.config, tokens, mask, max_new_tokens - 1)
     check_edits(edits or {}, model.config, tokens.shape[0], tokens.shape[1] + max_new_tokens - 1)
     return _generate(
         model,

@@ -2,6 +2,8 @@
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`; a map's matrices are
 `base_model.model.model.layers.{layer}.{module}.lora_A.weight` `[r, in]` and `lora_B` `[out, r]`.
+Modules are named as Llama's. Families whose own files name or fuse them otherwise (GPT-2, GPT-NeoX,
+Phi-3) keep the same folder, which selfx reads back and other tools refuse.
 """
 
 from __future__ import annotations
