@@ -28,9 +28,19 @@ if TYPE_CHECKING:
     from selfx.evaluation.run import evaluate
     from selfx.explainer.answer import answer, load_explainer
     from selfx.explainer.fit import fit
+    from selfx.interventions.attribution import attribute
     from selfx.interventions.build import ablate, inject, patch, steer
+    from selfx.interventions.cut import cut
     from selfx.interventions.edits import Affine, Edits
+    from selfx.interventions.knock_out import knock_out
+    from selfx.interventions.lens import direct_logits, logit_lens
+    from selfx.interventions.metric import logit_difference
     from selfx.interventions.pairs import Pair, run_pairs
+    from selfx.interventions.path import Place, path_edits, path_patch
+    from selfx.interventions.project import interchange, project_out, within
+    from selfx.interventions.recorded import replay
+    from selfx.interventions.sweep import sweep
+    from selfx.interventions.transplant import LinearMap, patchscope, read_state, transplant
     from selfx.models.decoder import Decoder, apart, forward
     from selfx.models.generate import generate
     from selfx.models.tap import Address, At
@@ -45,14 +55,32 @@ _HOMES = {
     "answer": "explainer.answer",
     "load_explainer": "explainer.answer",
     "fit": "explainer.fit",
+    "attribute": "interventions.attribution",
     "ablate": "interventions.build",
     "inject": "interventions.build",
     "patch": "interventions.build",
     "steer": "interventions.build",
+    "cut": "interventions.cut",
     "Affine": "interventions.edits",
     "Edits": "interventions.edits",
+    "knock_out": "interventions.knock_out",
+    "direct_logits": "interventions.lens",
+    "logit_lens": "interventions.lens",
+    "logit_difference": "interventions.metric",
     "Pair": "interventions.pairs",
     "run_pairs": "interventions.pairs",
+    "Place": "interventions.path",
+    "path_edits": "interventions.path",
+    "path_patch": "interventions.path",
+    "interchange": "interventions.project",
+    "project_out": "interventions.project",
+    "within": "interventions.project",
+    "replay": "interventions.recorded",
+    "sweep": "interventions.sweep",
+    "LinearMap": "interventions.transplant",
+    "patchscope": "interventions.transplant",
+    "read_state": "interventions.transplant",
+    "transplant": "interventions.transplant",
     "Decoder": "models.decoder",
     "apart": "models.decoder",
     "forward": "models.decoder",
