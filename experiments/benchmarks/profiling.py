@@ -1,7 +1,7 @@
 """Where the time goes: the operations of one training step or one generation, by what they compute.
 
-python -m experiments.benchmarks.profile --what training --data traces/patching
-python -m experiments.benchmarks.profile --what generation
+python -m experiments.benchmarks.profiling --what training --data traces/patching
+python -m experiments.benchmarks.profiling --what generation
 """
 
 from __future__ import annotations

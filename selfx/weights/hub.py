@@ -37,14 +37,14 @@ def is_hub_id(name: str) -> bool:
     return form is not None and not name.endswith((".gguf", ".safetensors"))
 
 
-def from_hub(name: str) -> Path:
-    """The folder of a hub model's weights, config and tokenizer, downloaded once.
+def from_hub(name: str, files: tuple[str, ...] = _FILES) -> Path:
+    """The folder of a hub model's weights, config and tokenizer, or of some files, downloaded once.
 
     Raises:
       SelfxError: it is not there, needs a login, or the hub is out of reach.
     """
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the client lets errors of its transport through as they are
         raise _explained(name, error) from error
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from selfx.models.decoder import Decoder, forward
-from selfx.models.parameters import parameter_count, parameter_shapes
+from selfx.models.parameters import parameter_count
 from selfx.models.sites import sites_of
-from selfx.models.zoo import config_from_hf
+from selfx.models.zoo import FAMILIES, config_from_hf
 
 FILES = sorted((Path(__file__).parent / "published").glob("*.json"), key=lambda file: file.stem)
 BATCH, LENGTH = 2, 128
@@ -51,11 +51,7 @@ def test_a_forward_pass_has_the_shapes_of_the_full_size(published):
     assert out.captures.keys() == sites.keys()
 
 
-def test_there_is_a_full_size_model_of_almost_every_family():
+def test_every_family_has_a_full_size_model_or_a_reason():
+    """The others are those whose published config is nowhere to be had."""
     families = {config_from_hf(json.loads(file.read_text())["config"]).family for file in FILES}
-    assert len(families) >= 12
-
-
-def test_shapes_are_of_the_dtype_asked_for(published):
-    shapes = parameter_shapes(config_from_hf(published["config"]), jnp.bfloat16)
-    assert {leaf.dtype.name for leaf in shapes.values()} == {"bfloat16"}
+    assert set(FAMILIES) - families == {"ministral", "olmo3"}

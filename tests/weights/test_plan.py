@@ -1,5 +1,6 @@
 """What a model will take, against published figures and against models that are really loaded."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ def published(tmp_path):
 
 
 def words(value):
-    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=io.StringIO())
     console.print(value)
     return console.export_text()
 
