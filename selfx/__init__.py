@@ -11,6 +11,7 @@ The rooms, in the order one walks them, none importing a later one:
     models         decoders as parameter trees; `sites` is the glossary of places and axes
     weights        from safetensors, GGUF or a hub to a decoder; adapters in PEFT's layout
     interventions  edits, and many experiments at once
+    doctor         proof that a model runs as it was trained
     tasks          experiments put into questions with true answers, on disk
     explainer      adapters trained to answer them from activations
     evaluation     scores, controls, intervals, report
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from selfx.doctor.run import examine
     from selfx.errors import SelfxError
     from selfx.evaluation.run import evaluate
     from selfx.explainer.answer import answer, load_explainer
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "SelfxError": "errors",
+    "examine": "doctor.run",
     "evaluate": "evaluation.run",
     "answer": "explainer.answer",
     "load_explainer": "explainer.answer",
