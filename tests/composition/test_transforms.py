@@ -275,7 +275,7 @@ def test_rules_split_what_they_name(mesh):
         (blocks.attn_norm.w, (4, 32)),
         (model.embed, (131, 32)),
         (model.unembed.w, (32, 131)),
-        (model.final_norm, (32,)),
+        (model.final_norm.w, (32,)),
     ):
         assert leaf[...].addressable_shards[0].data.shape == split
 

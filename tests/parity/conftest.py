@@ -26,10 +26,17 @@ ONE_A_FAMILY = (
     "smollm3-nope",
 )
 
+MOST_UNLIKE = ("gemma3_text-local", "gpt2-plain", "gpt_neox-parallel", "qwen3_moe-normed")
+"""What takes long is done by default for these only; for the others it is marked `slow`."""
+
 
 def pytest_generate_tests(metafunc):
     if "one_a_family" in metafunc.fixturenames:
         metafunc.parametrize("one_a_family", ONE_A_FAMILY)
+    if "family_apart" in metafunc.fixturenames:
+        slow = {case: () if case in MOST_UNLIKE else pytest.mark.slow for case in ONE_A_FAMILY}
+        cases = [pytest.param(case, marks=marks) for case, marks in slow.items()]
+        metafunc.parametrize("family_apart", cases)
 
 
 @pytest.fixture(scope="session")

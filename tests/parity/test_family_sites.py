@@ -134,9 +134,9 @@ def mesh():
     return make_mesh(data=4, model=2)
 
 
-def test_transforms_agree(model, one_a_family, tokens, mesh, compiled_quickly):
+def test_transforms_agree(model, family_apart, tokens, mesh, compiled_quickly):
     """vmap, pmap, remat, a mesh of 4 x 2 devices and fused attention give what jit gives."""
-    one = model(one_a_family)
+    one = model(family_apart)
     width = one.config.d_model
     vectors = np.random.default_rng(3).standard_normal((8, width)).astype(np.float32)
 
