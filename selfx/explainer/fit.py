@@ -12,10 +12,10 @@ from typing import Any
 import jax
 
 import selfx
+from selfx.checkpoint import Checkpoints, checkpoints
 from selfx.errors import SelfxError
 from selfx.explainer import lora
 from selfx.explainer.batches import Plan
-from selfx.explainer.checkpoint import Checkpoints, checkpoints
 from selfx.explainer.prompts import check_room, make_prompter
 from selfx.explainer.run import Run, Training, digest
 from selfx.explainer.step import State, init_state, make_step

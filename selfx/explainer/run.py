@@ -23,6 +23,7 @@ from selfx.explainer.lora import Adapters, Lora
 from selfx.explainer.prompts import Style
 from selfx.explainer.step import Optimization
 from selfx.files import read_json, unwritable, write_json
+from selfx.run_folder import must_be_free, must_match
 from selfx.weights.peft import load_adapter, save_adapter
 
 POSITIVE = ("epochs", "batch_size", "rank", "alpha", "strength", "learning_rate", "clip")
@@ -109,11 +110,11 @@ class Run:
           SelfxError: the folder holds a run of other settings, or something else.
         """
         if not self.exists():
-            _must_be_free(self.path)
+            must_be_free(self.path)
         elif fresh:
             self._clear()
         else:
-            _must_match(self.path, self.record(), record)
+            must_match(self.path, self.record(), record)
         if not self.config.exists():
             write_json(self.config, record)
 
@@ -182,31 +183,3 @@ def digest(folder: Path) -> str:
     for file in sorted(folder.glob("*.parquet")):
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
-
-
-def _must_be_free(path: Path) -> None:
-    """Raises SelfxError where a new run would mix with other files; hidden ones do not count."""
-    if path.exists() and not path.is_dir():
-        raise SelfxError(f"{path} is a file", expected="a folder", hint="another --out")
-    if path.exists() and any(not file.name.startswith(".") for file in path.iterdir()):
-        raise SelfxError(f"{path} holds files that no run wrote", hint="another --out")
-
-
-def _must_match(path: Path, old: Any, new: dict[str, Any]) -> None:
-    differing = [
-        f"{name}: {before!r} there, {after!r} now"
-        for name, before, after in _differences(old, new, "")
-    ]
-    if differing:
-        raise SelfxError(
-            f"{path} holds another run:\n    " + "\n    ".join(differing),
-            hint="another --out, or --fresh to start over",
-        )
-
-
-def _differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
-        nested = (_differences(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys)
-        return [difference for several in nested for difference in several]
-    return [] if old == new else [(name, old, new)]

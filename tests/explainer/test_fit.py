@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import selfx
+from selfx.checkpoint import checkpoints
 from selfx.errors import SelfxError
 from selfx.explainer import fit as fitting
 from selfx.explainer.answer import load_explainer
-from selfx.explainer.checkpoint import checkpoints
 from selfx.explainer.fit import fit
 from selfx.explainer.run import Run, Training
 from selfx.explainer.step import Optimization

@@ -6,13 +6,16 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from selfx.errors import SelfxError
-from selfx.explainer.step import State
 from selfx.files import unwritable
+
+State = TypeVar("State")
+"""Any tree of arrays."""
 
 
 class Checkpoints:
@@ -28,7 +31,7 @@ class Checkpoints:
         except OSError as error:
             raise unwritable(path, error) from error
 
-    def save(self, state: State, step: int) -> None:
+    def save(self, state: Any, step: int) -> None:
         """Saves the state after `step` steps, unless that step is already there.
 
         Raises:

@@ -1,0 +1,225 @@
+"""TopK SAEs on a model's residual stream: three layers, three widths, beside a torch trainer.
+
+    python -m experiments.sae --text wikitext2_valid.txt.gz --name sae
+
+The last part of the text is held out: there, `selfx sae inspect`'s measure gives FVU and how much
+of the model's loss is recovered. The torch trainer gets the very batches that selfx trained on, in
+the same order, from the same start, and is timed on them alone, as selfx is. Configuration and
+figures are kept in `experiments/results/NAME`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+
+import selfx
+from experiments.benchmarks.torch_sae import TorchSae
+from selfx.features.grid import Scales, State
+from selfx.features.inspect import inspect_sae
+from selfx.features.objective import Objective
+from selfx.features.optimise import first_state, moments, saes, summary
+from selfx.features.packing import Packed, pack
+from selfx.features.sae import Origin, Sae
+from selfx.features.stream import Buffer, Stream, source, stream, stream_arrays
+from selfx.features.training import SaeTraining
+from selfx.files import write_json
+from selfx.progress import progress
+from selfx.weights.load import LanguageModel
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    text: Path
+    """Plain text or .gz; lines such as ` = Title = ` begin documents."""
+    name: str = "sae"
+    """Of the folder of results."""
+    model: str = "smollm2-135m-instruct"
+    layers: tuple[int, ...] = (6, 14, 22)
+    widths: tuple[int, ...] = (1152, 2304, 4608)
+    k: int = 32
+    rate: float = 1e-3
+    tokens: int = 1_000_000
+    """To train on; the text is passed over as often as that takes."""
+    batch_size: int = 2048
+    context: int = 128
+    dead_after: int = 100_000
+    held_out: float = 0.1
+    """Share of the text, its end."""
+    eval_rows: int = 64
+    limit: int | None = None
+    """Rows of text to train on at most, for a short run."""
+    rival: bool = True
+    """Whether to train the same in torch."""
+    seed: int = 0
+
+
+def documents(path: Path) -> list[str]:
+    """The articles of a text: a new one at each title of the first rank."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        parts = re.split(r"\n(?= = [^=])", file.read())
+    return [part for part in parts if part.strip()]
+
+
+def part(text: Packed, rows: slice) -> Packed:
+    """Some rows of a text."""
+    return dataclasses.replace(
+        text, tokens=text.tokens[rows], mask=text.mask[rows], kept=text.kept[rows]
+    )
+
+
+def settings(config: Config) -> SaeTraining:
+    """Of all dictionaries at once."""
+    return SaeTraining(
+        layers=config.layers,
+        widths=config.widths,
+        ks=(config.k,),
+        rates=(config.rate,),
+        objective=Objective("topk"),
+        tokens=config.tokens,
+        batch_size=config.batch_size,
+        dead_after=config.dead_after,
+        buffer=16 * config.batch_size,
+        seed=config.seed,
+    )
+
+
+def activations(lm: LanguageModel, text: Packed, training: SaeTraining) -> Buffer:
+    """Every kept token's, in the text's order: read once, for both sides."""
+    read = source(lm.model, training.site, training.layers)
+    count = int(text.kept.sum())
+    whole: Stream = stream(read, text, rows=training.rows, size=count + 1, batch=1)
+    places = np.full(whole.mask.shape, count + 1, np.int32)
+    kept = np.zeros(places.size, bool)
+    kept[: text.kept.size] = text.kept.ravel()
+    places.ravel()[kept] = np.arange(count)
+    buffer = whole.buffer()
+    with progress("reading") as report:
+        for chunk, tokens in enumerate(whole.tokens):
+            where = places[chunk].ravel()
+            buffer = whole.fill(buffer, whole.model, tokens, whole.mask[chunk], where)
+            report(chunk + 1, len(places), "")
+    return Buffer(buffer.inputs[:, :count], None)
+
+
+def ours(
+    config: Config, training: SaeTraining, given: Buffer
+) -> tuple[State, Scales, dict[str, Any], float]:
+    """Trained dictionaries, the scales at the start, the last metrics, seconds after compiling."""
+    batches = _stream(given, training)
+    total, recent, began = training.steps, [], 0.0
+    with progress("selfx") as report:
+        for done, (moment, metrics) in enumerate(moments(batches, training), 1):
+            if done == 1:
+                jax.block_until_ready(metrics)
+                scales, began = jax.tree.map(jnp.copy, moment.state.scales), time.perf_counter()
+            recent = [*recent[-19:], metrics]
+            report(done, total, "")
+        jax.block_until_ready(moment)
+    rows = {row["sae"]: row for row in summary(training, recent)}
+    return moment.state, scales, rows, time.perf_counter() - began
+
+
+def theirs(
+    config: Config, training: SaeTraining, given: Buffer, scales: Scales
+) -> tuple[dict[str, TorchSae], float]:
+    """The rival's dictionaries from the same start and batches; seconds after the first step."""
+    batches = _stream(given, training)
+    start = first_state(batches, training, scales)
+    trainers = {}
+    for width in training.widths:
+        enc = np.asarray(start.grids[str(width)].weights.enc)
+        for i, (name,) in enumerate(training.names(width)):
+            begun = torch.from_numpy(enc[i, 0].copy())
+            args = (training.batch_size, config.rate, True)
+            trainers[name] = i, TorchSae(begun, config.k, *args)
+    factor, seconds = training.schedule(), 0.0
+    turns = zip(range(training.steps), batches.batches(), strict=False)
+    with progress("torch") as report:
+        for step, (buffer, places) in turns:
+            x, _ = scales(*buffer.take(jnp.asarray(places)))
+            x = torch.from_numpy(np.array(x))
+            rate, began = config.rate * float(factor(step)), time.perf_counter()
+            for i, trainer in trainers.values():
+                trainer.step(x[i], rate)
+            seconds += (time.perf_counter() - began) if step else 0.0
+            report(step + 1, training.steps, "")
+    return {name: trainer for name, (_, trainer) in trainers.items()}, seconds
+
+
+def _stream(given: Buffer, training: SaeTraining) -> Stream:
+    """The shuffled batches of activations that were read before."""
+    size, batch = training.buffer, training.batch_size
+    return stream_arrays(given.inputs, size=size, batch=batch, seed=training.seed)
+
+
+def as_sae(trainer: TorchSae, scales: Scales, layer: int, ours: Sae) -> Sae:
+    """The rival's dictionary in the common form."""
+    enc, b_enc, dec, b_dec = (jnp.asarray(p.detach().numpy()) for p in trainer.parameters)
+    centre, scale = scales.centre[layer], scales.scale[layer]
+    w_enc = enc.T
+    b_enc = scale * b_enc - centre @ w_enc
+    return dataclasses.replace(
+        ours, w_enc=w_enc, b_enc=b_enc, w_dec=dec, b_dec=scale * b_dec + centre
+    )
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Prints and keeps the figures."""
+    lm, training = selfx.load(config.model), settings(config)
+    training.check()
+    text = pack(lm.tokenizer, documents(config.text), context=config.context)
+    cut = len(text) - max(1, round(config.held_out * len(text)))
+    learnt = part(text, slice(0, cut if config.limit is None else min(cut, config.limit)))
+    test = part(text, slice(cut, cut + config.eval_rows))
+    given = activations(lm, learnt, training)
+    state, scales, rows, seconds = ours(config, training, given)
+    found = saes(state, training, Origin("selfx", model=config.model, bos=False))
+    figures: dict[str, Any] = {
+        "tokens of text": int(learnt.kept.sum()),
+        "steps": training.steps,
+        "selfx seconds": round(seconds, 1),
+        "saes": [],
+    }
+    sides = {"selfx": found}
+    if config.rival:
+        trainers, elapsed = theirs(config, training, given, scales)
+        layers = {layer: i for i, layer in enumerate(training.layers)}
+        sides["torch"] = {
+            name: as_sae(trainer, scales, layers[found[name].layer], found[name])
+            for name, trainer in trainers.items()
+        }
+        figures |= {"torch seconds": round(elapsed, 1), "ratio": round(elapsed / seconds, 2)}
+    for name, sae in found.items():
+        row: dict[str, Any] = {"sae": name, "training fvu": round(rows[name]["fvu"], 4)}
+        row["dead"] = round(rows[name]["dead"], 4)
+        for side in sides:
+            one = dataclasses.replace(sides[side][name], origin=sae.origin)
+            seen = inspect_sae(one, lm.model, test.tokens, test.mask)
+            row[side] = {key: round(getattr(seen, key), 4) for key in ("fvu", "l0", "recovered")}
+        figures["saes"].append(row)
+        print(json.dumps(row))
+    figures["config"] = dataclasses.asdict(config) | {"text": config.text.name}
+    write_json(RESULTS / config.name / "scores.json", figures)
+    print(json.dumps({key: v for key, v in figures.items() if key not in ("saes", "config")}))
+    return figures
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import minimize
+
+from selfx.features.grid import _adam, _update, geometric_median
+from selfx.features.jump import jump, step
+from selfx.features.objective import Weights, unit
+from selfx.features.sparse import _dense, _dots_dense, dots, kth_largest, mix, pick, spread
+
+B, D, N, K = 21, 12, 40, 5
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    shapes = {"x": (B, D), "enc": (N, D), "bias": (N,), "dec": (N, D), "y": (B, D)}
+    return {
+        name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in shapes.items()
+    }
+
+
+def near(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5 * float(np.abs(b).max()))
+
+
+def test_sparse_products_and_all_their_gradients_are_those_of_dense_ones(arrays):
+    """Against plain products, all but the largest masked, differentiated by JAX."""
+
+    def sparse(x, enc, bias, dec, y):
+        values, index = pick(x, enc, bias, K)
+        return (jnp.sin(mix(jax.nn.relu(values), index, dec)) * y).sum()
+
+    def dense(x, enc, bias, dec, y):
+        pre = x @ enc.T + bias
+        kept = pre >= jax.lax.stop_gradient(jnp.sort(pre, axis=1)[:, -K, None])
+        return (jnp.sin(jnp.where(kept, jax.nn.relu(pre), 0) @ dec) * y).sum()
+
+    both = [jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(*arrays.values()) for f in (sparse, dense)]
+    jax.tree.map(near, *both)
+
+
+def test_under_vmap_too(arrays):
+    def loss(enc, dec, x):
+        values, index = pick(x, enc, jnp.zeros(N), K)
+        return jnp.square(x - mix(values, index, dec)).sum()
+
+    stacked = [
+        jnp.stack([arrays[name], 2 * arrays[name], arrays[name] - 1]) for name in ("enc", "dec")
+    ]
+    run = jax.grad(loss, (0, 1))
+    many = jax.jit(jax.vmap(run, (0, 0, None)))(*stacked, arrays["x"])
+    each = [jax.jit(run)(*parts, arrays["x"]) for parts in zip(*stacked, strict=True)]
+    jax.tree.map(near, many, jax.tree.map(lambda *parts: jnp.stack(parts), *each))
+
+
+def test_what_an_accelerator_runs_is_the_same(arrays):
+    values, index = pick(arrays["x"], arrays["enc"], arrays["bias"], K)
+    near(_dense(N)(values, index, arrays["y"]), spread(values, index, arrays["y"], N))
+    near(_dots_dense(arrays["y"], index, arrays["dec"]), dots(arrays["y"], index, arrays["dec"]))
+
+
+@pytest.mark.parametrize("k", [1, 7, 100, 251, 252])
+def test_the_kth_largest_is_exact(k):
+    values = np.maximum(np.random.default_rng(k).standard_normal((21, 12)), 0).astype(np.float32)
+    assert jax.jit(kth_largest)(jnp.asarray(values), k) == np.sort(values.ravel())[-k]
+
+
+def test_slopes_at_a_threshold_are_those_of_the_paper():
+    """Eq. 11 and 12 of arXiv 2407.14435 for one latent, worked out by hand."""
+    pre = jnp.array([[0.2], [0.96], [1.03], [2.0], [-3.0]])
+    threshold, width = jnp.array([1.0]), 0.1
+    weight = jnp.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    by_pre, by_threshold = jax.grad(lambda p, t: (weight * jump(p, t, width)).sum(), (0, 1))(
+        pre, threshold
+    )
+    np.testing.assert_allclose(by_pre[:, 0], [0, 0, 3, 4, 0])
+    np.testing.assert_allclose(by_threshold, [-1.0 / 0.1 * (2 + 3)], rtol=1e-6)
+    by_pre, by_threshold = jax.grad(lambda p, t: (weight * step(p, t, width)).sum(), (0, 1))(
+        pre, threshold
+    )
+    assert (by_pre == 0).all()
+    np.testing.assert_allclose(by_threshold, [-(2 + 3) / 0.1], rtol=1e-6)
+
+
+def test_a_step_is_optaxs_adam_on_the_sphere(arrays):
+    rng = np.random.default_rng(1)
+    dec = unit(arrays["dec"])
+    weights = Weights(arrays["enc"], arrays["bias"], dec, jnp.zeros(D), None)
+    adam = optax.adam(0.01, eps=6.25e-10)
+    expected, state = weights, adam.init(weights)
+    moments = tuple(jax.tree.map(jnp.zeros_like, weights) for _ in range(2))
+    for number in range(3):
+        grads = jax.tree.map(
+            lambda w: jnp.asarray(rng.standard_normal(w.shape), jnp.float32), weights
+        )
+        rate, eps = _adam(jnp.float32(0.01), jnp.int32(number))
+        weights, moments = _update(weights, grads, moments, rate, eps)
+        tangent = grads.dec - jnp.sum(grads.dec * expected.dec, 1, keepdims=True) * expected.dec
+        updates, state = adam.update(grads.replace(dec=tangent), state)
+        expected = optax.apply_updates(expected, updates)
+        expected = expected.replace(
+            dec=expected.dec / jnp.linalg.norm(expected.dec, axis=1)[:, None]
+        )
+        jax.tree.map(near, weights, expected)
+
+
+def test_the_geometric_median_is_where_distances_are_least():
+    x = np.random.default_rng(0).standard_normal((60, 3))
+    x[:4] += 200
+    best = minimize(lambda p: np.linalg.norm(x - p, axis=1).sum(), x.mean(axis=0), tol=1e-12).x
+    found = geometric_median(jnp.asarray(x, jnp.float32), steps=60)
+    np.testing.assert_allclose(found, best, atol=2e-3)
+    assert np.linalg.norm(x.mean(axis=0) - best) > 10
