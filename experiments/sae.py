@@ -26,14 +26,15 @@ import tyro
 
 import selfx
 from experiments.benchmarks.torch_sae import TorchSae
-from selfx.features.grid import Scales, State
-from selfx.features.inspect import inspect_sae
-from selfx.features.objective import Objective
-from selfx.features.optimise import first_state, moments, saes, summary
-from selfx.features.packing import Packed, pack
-from selfx.features.sae import Origin, Sae
-from selfx.features.stream import Buffer, Stream, source, stream, stream_arrays
-from selfx.features.training import SaeTraining
+from selfx.features.dictionaries.inspect import inspect_sae
+from selfx.features.dictionaries.sae import Origin, Sae
+from selfx.features.dictionaries.save import save_saelens
+from selfx.features.training.grid import Scales, State
+from selfx.features.training.objective import Objective
+from selfx.features.training.optimise import first_state, moments, saes, summary
+from selfx.features.training.packing import Packed, pack
+from selfx.features.training.settings import SaeTraining
+from selfx.features.training.stream import Buffer, Stream, source, stream, stream_arrays
 from selfx.files import write_json
 from selfx.progress import progress
 from selfx.weights.load import LanguageModel
@@ -66,6 +67,8 @@ class Config:
     """Rows of text to train on at most, for a short run."""
     rival: bool = True
     """Whether to train the same in torch."""
+    keep: Path | None = None
+    """Where the dictionaries go, in SAELens' layout, a folder each."""
     seed: int = 0
 
 
@@ -197,6 +200,9 @@ def main(config: Config) -> dict[str, Any]:
         "selfx seconds": round(seconds, 1),
         "saes": [],
     }
+    for name, sae in found.items():
+        if config.keep is not None:
+            save_saelens(sae, config.keep / name)
     sides = {"selfx": found}
     if config.rival:
         trainers, elapsed = theirs(config, training, given, scales)
@@ -215,7 +221,7 @@ def main(config: Config) -> dict[str, Any]:
             row[side] = {key: round(getattr(seen, key), 4) for key in ("fvu", "l0", "recovered")}
         figures["saes"].append(row)
         print(json.dumps(row))
-    figures["config"] = dataclasses.asdict(config) | {"text": config.text.name}
+    figures["config"] = dataclasses.asdict(config) | {"text": config.text.name, "keep": None}
     write_json(RESULTS / config.name / "scores.json", figures)
     print(json.dumps({key: v for key, v in figures.items() if key not in ("saes", "config")}))
     return figures

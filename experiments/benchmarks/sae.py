@@ -25,11 +25,11 @@ import tyro
 
 from experiments.benchmarks.reference import summary
 from experiments.benchmarks.torch_sae import TorchSae
-from selfx.features.grid import make_step, measure
-from selfx.features.objective import start
-from selfx.features.optimise import first_state
-from selfx.features.stream import Buffer, stream_arrays
-from selfx.features.training import SaeTraining
+from selfx.features.training.grid import make_step, measure
+from selfx.features.training.objective import start
+from selfx.features.training.optimise import first_state
+from selfx.features.training.settings import SaeTraining
+from selfx.features.training.stream import Buffer, stream_arrays
 from selfx.files import write_json
 
 

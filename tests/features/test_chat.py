@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.asked import (
+from selfx.features.descriptions.asked import (
     LONGEST,
     ChatDescriber,
     ChatWriter,
@@ -17,8 +17,8 @@ from selfx.features.asked import (
     grade,
     judge,
 )
-from selfx.features.chat import Endpoint, LocalChat, user
-from selfx.features.excerpts import Evidence, Excerpt
+from selfx.features.descriptions.chat import Endpoint, LocalChat, user
+from selfx.features.exemplars.excerpts import Evidence, Excerpt
 
 KEY = "sk-secret-123"
 

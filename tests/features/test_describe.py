@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from selfx.features.candidates import quotable
-from selfx.features.describe import describe
-from selfx.features.excerpts import Evidence, Excerpt, Pieces, evidence_of, halves
-from selfx.features.rules import Rule
-from selfx.features.statements import NEVER, NOTHING, Clause, Statement, parse
-from selfx.features.words import CLASSES, examples_of, reading, stem
+from selfx.features.descriptions.candidates import quotable
+from selfx.features.descriptions.describe import describe
+from selfx.features.descriptions.rules import Rule
+from selfx.features.descriptions.statements import NEVER, NOTHING, Clause, Statement, parse
+from selfx.features.descriptions.words import CLASSES, examples_of, reading, stem
+from selfx.features.exemplars.excerpts import Evidence, Excerpt, Pieces, evidence_of, halves
 from selfx.testing import tiny_tokenizer
 
 
@@ -231,9 +231,9 @@ def test_the_pieces_of_a_tokenizer_join_to_the_text():
 
 
 def test_evidence_is_what_the_exemplars_hold(tiny_lm):
-    from selfx.features.corpus import windows
-    from selfx.features.directions import along
-    from selfx.features.exemplars import Search, mine
+    from selfx.features.exemplars.corpus import windows
+    from selfx.features.exemplars.directions import along
+    from selfx.features.exemplars.mine import Search, mine
 
     corpus = windows(tiny_lm.tokenizer, ["one two three four", "five six seven"], context=12)
     features = along(np.random.default_rng(0).standard_normal((2, 32)), layer=0)

@@ -9,8 +9,9 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.features.corpus import windows
-from selfx.features.directions import (
+from selfx.features.dictionaries.sae import Sae, encode
+from selfx.features.exemplars.corpus import windows
+from selfx.features.exemplars.directions import (
     Features,
     Latents,
     along,
@@ -19,9 +20,8 @@ from selfx.features.directions import (
     of_sae,
     read,
 )
-from selfx.features.exemplar_files import load_exemplars, mined, save_exemplars
-from selfx.features.exemplars import STATE, Search, mine
-from selfx.features.sae import Sae, encode
+from selfx.features.exemplars.files import load_exemplars, mined, save_exemplars
+from selfx.features.exemplars.mine import STATE, Search, mine
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

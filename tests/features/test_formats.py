@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.load import load_sae
-from selfx.features.sae import decode, encode, reconstruct
-from selfx.features.save import save_saelens
+from selfx.features.dictionaries.load import load_sae
+from selfx.features.dictionaries.sae import decode, encode, reconstruct
+from selfx.features.dictionaries.save import save_saelens
 
 GOLDEN = Path(__file__).parent / "golden"
 ASKED = {

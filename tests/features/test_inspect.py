@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from selfx.errors import SelfxError
-from selfx.features.inspect import inspect_sae
-from selfx.features.sae import Origin, Sae, encode, reconstruct
-from selfx.features.splice import splice
+from selfx.features.dictionaries.inspect import inspect_sae
+from selfx.features.dictionaries.sae import Origin, Sae, encode, reconstruct
+from selfx.features.dictionaries.splice import splice
 from selfx.models.decoder import forward
 from selfx.testing import tiny_config, tiny_model
 

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.archive import read_directions, read_excerpts, read_labels, read_places
-from selfx.features.describe import Description
-from selfx.features.excerpts import Evidence, Excerpt, Pieces
-from selfx.features.neuronpedia import Published, load_neuronpedia, save_neuronpedia
+from selfx.features.descriptions.archive import (
+    read_directions,
+    read_excerpts,
+    read_labels,
+    read_places,
+)
+from selfx.features.descriptions.describe import Description
+from selfx.features.descriptions.neuronpedia import Published, load_neuronpedia, save_neuronpedia
+from selfx.features.exemplars.excerpts import Evidence, Excerpt, Pieces
 from selfx.testing import tiny_tokenizer
 
 IDS = {"model": "smollm2-135m", "source": "12-selfx-res-4k"}

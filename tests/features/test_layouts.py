@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from selfx.errors import SelfxError
-from selfx.features.load import load_sae
-from selfx.features.sae import encode, reconstruct
-from selfx.features.unpickle import read_state
+from selfx.features.dictionaries.load import load_sae
+from selfx.features.dictionaries.sae import encode, reconstruct
+from selfx.features.dictionaries.unpickle import read_state
 
 GOLDEN = Path(__file__).parent / "golden"
 X = np.random.default_rng(0).standard_normal((7, 12)).astype(np.float32)

@@ -11,8 +11,8 @@ from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
 from selfx.errors import SelfxError
-from selfx.features import locate
-from selfx.features.load import load_sae
+from selfx.features.dictionaries import locate
+from selfx.features.dictionaries.load import load_sae
 from selfx.weights import hub
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.load import load_sae
-from selfx.features.places import Place, hook_of, place_of, width_of
-from selfx.features.sae import encode, reconstruct
+from selfx.features.dictionaries.load import load_sae
+from selfx.features.dictionaries.places import Place, hook_of, place_of, width_of
+from selfx.features.dictionaries.sae import encode, reconstruct
 from selfx.models.decoder import forward
 from selfx.testing import TINY, tiny_config, tiny_model
 

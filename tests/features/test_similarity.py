@@ -8,8 +8,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from selfx.errors import SelfxError
-from selfx.features.minilm import load_minilm
-from selfx.features.similarity import Tfidf, similarity
+from selfx.features.scores.minilm import load_minilm
+from selfx.features.scores.similarity import Tfidf, similarity
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cats", "dogs", "and", "num", "##bers", "of"]
 SIZES = {

@@ -12,21 +12,21 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.features.corpus import windows
-from selfx.features.describe import describe
-from selfx.features.directions import Features, along
-from selfx.features.excerpts import Evidence, Excerpt, Pieces, evidence_of, halves
-from selfx.features.exemplars import Search, mine
-from selfx.features.generation import peaks_on, score_generation, write
-from selfx.features.promoted import named, promoted_tokens
-from selfx.features.score import (
+from selfx.features.descriptions.describe import describe
+from selfx.features.descriptions.promoted import named, promoted_tokens
+from selfx.features.exemplars.corpus import windows
+from selfx.features.exemplars.directions import Features, along
+from selfx.features.exemplars.excerpts import Evidence, Excerpt, Pieces, evidence_of, halves
+from selfx.features.exemplars.mine import Search, mine
+from selfx.features.scores.generation import peaks_on, score_generation, write
+from selfx.features.scores.score import (
     pearson,
     ranked,
     score_detection,
     score_fuzzing,
     score_simulation,
 )
-from selfx.features.simulate import MOVED, ModelSimulator, simulate
+from selfx.features.scores.simulate import MOVED, ModelSimulator, simulate
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -5,10 +5,10 @@ import optax
 import pytest
 from scipy.optimize import minimize
 
-from selfx.features.grid import _adam, _update, geometric_median
-from selfx.features.jump import jump, step
-from selfx.features.objective import Weights, unit
-from selfx.features.sparse import _dense, _dots_dense, dots, kth_largest, mix, pick, spread
+from selfx.features.training.grid import _adam, _update, geometric_median
+from selfx.features.training.jump import jump, step
+from selfx.features.training.objective import Weights, unit
+from selfx.features.training.sparse import _dense, _dots_dense, dots, kth_largest, mix, pick, spread
 
 B, D, N, K = 21, 12, 40, 5
 

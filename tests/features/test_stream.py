@@ -6,9 +6,9 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.features.packing import Packed, pack
-from selfx.features.shuffle import Shuffle
-from selfx.features.stream import first_layers, source, stream, stream_arrays
+from selfx.features.training.packing import Packed, pack
+from selfx.features.training.shuffle import Shuffle
+from selfx.features.training.stream import first_layers, source, stream, stream_arrays
 from selfx.testing import tiny_config, tiny_model, tiny_tokenizer
 
 TEXTS = ["The cat sat on the mat.", "A second document, a little longer than that.", "Third."]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.grid import make_step, measure
-from selfx.features.objective import Objective
-from selfx.features.optimise import first_state, moments, saes, summary
-from selfx.features.packing import Packed
-from selfx.features.sae import Origin, encode, reconstruct
-from selfx.features.stream import stream_arrays
-from selfx.features.train import train
-from selfx.features.training import SaeTraining
+from selfx.features.dictionaries.sae import Origin, encode, reconstruct
+from selfx.features.training.grid import make_step, measure
+from selfx.features.training.objective import Objective
+from selfx.features.training.optimise import first_state, moments, saes, summary
+from selfx.features.training.packing import Packed
+from selfx.features.training.settings import SaeTraining
+from selfx.features.training.stream import stream_arrays
+from selfx.features.training.train import train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

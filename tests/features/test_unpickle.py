@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.features.load import load_sae
-from selfx.features.unpickle import read_pickle, read_state
+from selfx.features.dictionaries.load import load_sae
+from selfx.features.dictionaries.unpickle import read_pickle, read_state
 
 GOLDEN = Path(__file__).parent / "golden"
 STORED = GOLDEN / "dictionary_learning_AutoEncoder" / "ae.pt"
@@ -175,7 +175,7 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path, monkeypatch, nam
         b"c__builtin__\ngetattr\n(c__builtin__\nset\nS'__class__'\ntR.",
         b"ccollections\nOrderedDict.__init__\n.",
         b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.",
-        b"\x80\x02cselfx.features.rebuild\nCall\n.",
+        b"\x80\x02cselfx.features.dictionaries.rebuild\nCall\n.",
     ],
     ids=["global", "inst", "stack-global", "getattr", "dotted", "dotted-stack", "own-module"],
 )

@@ -1,0 +1,1 @@
+"""The texts that excite a feature, found for thousands of features in one pass."""

@@ -1,0 +1,1 @@
+"""How true a description is."""

@@ -1,0 +1,1 @@
+"""Dictionaries trained on a stream of activations, many at once."""
