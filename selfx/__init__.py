@@ -12,6 +12,7 @@ The rooms, in the order one walks them, none importing a later one:
     weights        from safetensors, GGUF or a hub to a decoder; adapters in PEFT's layout
     interventions  edits, and many experiments at once
     doctor         proof that a model runs as it was trained
+    features       sparse dictionaries, exemplars, descriptions, and how true these are
     tasks          experiments put into questions with true answers, on disk
     explainer      adapters trained to answer them from activations
     evaluation     scores, controls, intervals, report
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
     from selfx.evaluation.run import evaluate
     from selfx.explainer.answer import answer, load_explainer
     from selfx.explainer.fit import fit
+    from selfx.features.descriptions.describe import describe
+    from selfx.features.dictionaries.inspect import inspect_sae
+    from selfx.features.dictionaries.load import load_sae
+    from selfx.features.dictionaries.sae import Sae, decode, encode, reconstruct
+    from selfx.features.dictionaries.save import save_saelens
+    from selfx.features.dictionaries.splice import splice
+    from selfx.features.exemplars.corpus import windows
+    from selfx.features.exemplars.directions import along, of_sae
+    from selfx.features.exemplars.excerpts import evidence_of
+    from selfx.features.exemplars.mine import mine
+    from selfx.features.exemplars.texts import read_texts
+    from selfx.features.scores.score import score_simulation
+    from selfx.features.scores.simulate import simulate
+    from selfx.features.training.objective import Objective
+    from selfx.features.training.packing import pack
+    from selfx.features.training.settings import SaeTraining
+    from selfx.features.training.train import train as train_saes
     from selfx.interventions.attribution import attribute
     from selfx.interventions.build import ablate, inject, patch, steer
     from selfx.interventions.cut import cut
@@ -58,6 +76,27 @@ _HOMES = {
     "answer": "explainer.answer",
     "load_explainer": "explainer.answer",
     "fit": "explainer.fit",
+    "describe": "features.descriptions.describe",
+    "inspect_sae": "features.dictionaries.inspect",
+    "load_sae": "features.dictionaries.load",
+    "Sae": "features.dictionaries.sae",
+    "decode": "features.dictionaries.sae",
+    "encode": "features.dictionaries.sae",
+    "reconstruct": "features.dictionaries.sae",
+    "save_saelens": "features.dictionaries.save",
+    "splice": "features.dictionaries.splice",
+    "windows": "features.exemplars.corpus",
+    "along": "features.exemplars.directions",
+    "of_sae": "features.exemplars.directions",
+    "evidence_of": "features.exemplars.excerpts",
+    "mine": "features.exemplars.mine",
+    "read_texts": "features.exemplars.texts",
+    "score_simulation": "features.scores.score",
+    "simulate": "features.scores.simulate",
+    "Objective": "features.training.objective",
+    "pack": "features.training.packing",
+    "SaeTraining": "features.training.settings",
+    "train_saes": "features.training.train:train",
     "attribute": "interventions.attribution",
     "ablate": "interventions.build",
     "inject": "interventions.build",
@@ -106,7 +145,8 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `selfx --help` does not wait for jax."""
     if name not in _HOMES:
         raise AttributeError(f"module 'selfx' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"selfx.{_HOMES[name]}"), name)
+    module, _, own = _HOMES[name].partition(":")  # its name there, where that is another
+    return getattr(importlib.import_module(f"selfx.{module}"), own or name)
 
 
 def __dir__() -> list[str]:

@@ -6,20 +6,23 @@ Each command is a frozen dataclass whose docstring is its help; `run` returns wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, Union
 
 import tyro
 
 from selfx.cli.arguments import setting
 from selfx.cli.experiment import Patch, Trace
 from selfx.cli.explain import Evaluate, Train
+from selfx.cli.features import ExportNeuronpedia, SaeInspect, SaeTrain
 from selfx.cli.model import Doctor, Pull
 from selfx.cli.show import Quickstart, Report
 from selfx.errors import SelfxError
 
-__all__ = ["COMMANDS", "main", "setting"]
+__all__ = ["COMMANDS", "GROUPS", "main", "setting"]
 
 COMMANDS: dict[str, Any] = {
     "pull": Pull,
@@ -32,6 +35,18 @@ COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
 }
 
+GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sae": (
+        "Sparse dictionaries of activations: train them, look into them.",
+        {"train": SaeTrain, "inspect": SaeInspect},
+    ),
+    "export": (
+        "Write what was found in the form that other tools take.",
+        {"neuronpedia": ExportNeuronpedia},
+    ),
+}
+"""`{name: (what it is about, {command: its class})}`."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code.
@@ -39,8 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     0: it did what was asked; 1: what it examined is at fault; 2: bad input; 130: interrupted.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    groups = {name: _group(*group) for name, group in GROUPS.items()}
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="selfx", description=_ABOUT, args=argv
+        COMMANDS | groups, prog="selfx", description=_ABOUT, args=argv
     )
     try:
         result = command.run()
@@ -61,17 +77,46 @@ _ABOUT = (
 )
 
 
+def _group(about: str, commands: dict[str, Any]) -> Callable[[Any], Any]:
+    """What parses one of several commands under a common name, and gives it back."""
+
+    def choose(command: Any) -> Any:
+        return command
+
+    union: Any = Union  # of parts known at run time alone; one part by itself would be no choice
+    parts = [
+        Annotated[Any, tyro.conf.subcommand(name=name, constructor=command)]
+        for name, command in commands.items()
+    ]
+    choice = union[(*parts, Annotated[None, tyro.conf.Suppress])]
+    choose.__annotations__ = {"command": Annotated[choice, *_PLAIN_NAMES]}
+    choose.__doc__ = about
+    return choose
+
+
+_PLAIN_NAMES = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
+
+
 def _show(result: Any, as_json: bool) -> None:
     """Prints what a command returned: plain values, or an object that knows both its forms."""
     plain = isinstance(result, dict)
     if as_json:
-        print(json.dumps(result if plain else result.to_json()))
+        print(json.dumps(_finite(result if plain else result.to_json()), allow_nan=False))
     elif plain:
         print(_words(result))
     else:
         from rich.console import Console
 
         Console(soft_wrap=True).print(result)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _words(result: dict[str, Any]) -> str:

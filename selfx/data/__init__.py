@@ -1,4 +1,4 @@
-"""The small data of our own that the quickstart runs on: facts and multiple-choice questions."""
+"""The small data of our own that the quickstart runs on: facts, questions and running text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def facts_path() -> pathlib.Path:
 def questions_path() -> pathlib.Path:
     """Returns the path of `questions.jsonl`: subject, question, four choices and the answer."""
     return _path("questions.jsonl")
+
+
+def text_path() -> pathlib.Path:
+    """Returns the path of `text.jsonl.gz`: running text."""
+    return _path("text.jsonl.gz")
 
 
 def _path(name: str) -> pathlib.Path:

@@ -76,7 +76,7 @@ class Plan:
     ):
         self.d_model, self.batch_size, self.seed = d_model, batch_size, seed
         self.rows = [
-            [_row(example, prompter, w) for w in range(len(example.questions))]
+            [_row(example, prompter, w) for w in range(len(prompter.wordings(example)))]
             for example in examples
         ]
         self.steps_per_epoch = -(-len(examples) // batch_size)
@@ -134,4 +134,4 @@ class Plan:
 
 def _row(example: Example, prompter: Prompter, wording: int) -> Row:
     prompt = prompter.prompt(example, wording)
-    return Row(prompt.ids, prompter.answer(example.answer), prompt.slot, example.vector)
+    return Row(prompt.ids, prompter.answer(example), prompt.slot, example.vector)

@@ -19,7 +19,6 @@ from selfx.explainer.batches import Plan
 from selfx.explainer.prompts import check_room, make_prompter
 from selfx.explainer.run import Run, Training, digest
 from selfx.explainer.step import State, init_state, make_step
-from selfx.files import write_text
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
 from selfx.tasks.store import load_examples, load_trace
@@ -103,17 +102,7 @@ def _begin(
     start = saved.latest()
     if start:
         state = saved.restore(state)
-    lines = run.metrics.read_text().splitlines() if run.metrics.exists() else []
-    kept = [line for line in lines if _step_of(line) <= start]
-    return state, start, kept
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; a line cut short by a kill counts as after everything."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+    return state, start, run.lines(start)
 
 
 @dataclasses.dataclass
@@ -152,7 +141,7 @@ class _Loop:
             loss, compiled = float(metrics["loss"]), step._cache_size()  # type: ignore[attr-defined]
             report(done, self.total, f"loss {loss:.3f}, {speed:.0f} tokens/s, {compiled} compiled")
             if saving:
-                self._save(state, done)
+                self.run.save(self.log, self.saved, state, done)
         return state
 
     def _log(self, done: int, recent: list[dict[str, Any]], rate: float) -> None:
@@ -161,11 +150,6 @@ class _Loop:
         epoch = done / self.plan.steps_per_epoch
         line = {"step": done, "epoch": round(epoch, 4), **mean, "learning_rate": rate}
         self.log.append(json.dumps(line))
-
-    def _save(self, state: State, done: int) -> None:
-        """The log first: a line without its checkpoint is dropped on resuming, not the reverse."""
-        write_text(self.run.metrics, "\n".join(self.log) + "\n")
-        self.saved.save(state, done)
 
 
 def _record(explainer: LanguageModel, data: Sequence[Path], training: Training) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Prompter:
 
     def prompt(self, example: Example, wording: int = 0) -> Prompt:
         """The example's question in one of its wordings."""
-        text = example.questions[wording % len(example.questions)]
+        wordings = self.wordings(example)
+        text = wordings[wording % len(wordings)]
         wanted = text.count(SLOT)
         if wanted > 1:
             raise SelfxError(
@@ -65,7 +66,7 @@ class Prompter:
                 hint=f"a target text that itself contains {SLOT} cannot be used",
             )
         text = text.replace(SLOT, "".join(self.markers))
-        ids = self._encode(self._frame(example.system, text))
+        ids = self._encode(self._frame(example, text))
         slot_id = self.tokenizer.convert_tokens_to_ids(self.markers[1])
         slots = [index for index, token in enumerate(ids) if token == slot_id]
         if len(slots) != wanted:
@@ -76,11 +77,25 @@ class Prompter:
             )
         return Prompt(tuple(ids), slots[0] if slots else -1)
 
-    def answer(self, text: str) -> tuple[int, ...]:
-        """The answer's tokens and the one that ends it."""
+    def wordings(self, example: Example) -> tuple[str, ...]:
+        """The texts that the example may be asked in: a base model is given sentences to end."""
+        return example.openings if self._opens(example) else example.questions
+
+    def answer(self, example: Example) -> tuple[int, ...]:
+        """The true answer's tokens and the one that ends it.
+
+        The space between a sentence and its end is the answer's, as tokenizers have it.
+        """
+        text = f" {example.answer}" if self._opens(example) else example.answer
         return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
 
-    def _frame(self, system: str, text: str) -> str:
+    def _opens(self, example: Example) -> bool:
+        return self.style == "plain" and bool(example.openings)
+
+    def _frame(self, example: Example, text: str) -> str:
+        system = example.system
+        if self._opens(example):
+            return text
         if self.style == "plain":
             return f"{system}\n\n{text}\n" if system else f"{text}\n"
         turns = [{"role": "system", "content": system}] if system else []

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,8 +21,8 @@ from selfx.explainer.injection import Scaling
 from selfx.explainer.lora import Adapters, Lora
 from selfx.explainer.prompts import Style
 from selfx.explainer.step import Optimization
-from selfx.files import read_json, unwritable, write_json
-from selfx.run_folder import must_be_free, must_match
+from selfx.files import read_json
+from selfx.run_folder import RunFolder
 from selfx.weights.peft import load_adapter, save_adapter
 
 POSITIVE = ("epochs", "batch_size", "rank", "alpha", "strength", "learning_rate", "clip")
@@ -77,53 +76,16 @@ class Training:
                 raise SelfxError(f"{name} {values[name]!r}", expected=" or ".join(choices))
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run folder's paths."""
+class Run(RunFolder):
+    """A run folder's paths, and its result."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The settings."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The log of training."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Orbax's folder."""
-        return self.path / "checkpoints"
+    KEYS = frozenset({"explainer_hash", "training"})
+    RESULT = "adapter"
 
     @property
     def adapter(self) -> Path:
         """The result."""
-        return self.path / "adapter"
-
-    def open(self, record: dict[str, Any], fresh: bool) -> None:
-        """Makes the folder, or checks that it is of the same run; `fresh` empties it first.
-
-        Raises:
-          SelfxError: the folder holds a run of other settings, or something else.
-        """
-        if not self.exists():
-            must_be_free(self.path)
-        elif fresh:
-            self._clear()
-        else:
-            must_match(self.path, self.record(), record)
-        if not self.config.exists():
-            write_json(self.config, record)
-
-    def exists(self) -> bool:
-        """Whether a run's settings are there; a model's folder has another `config.json`."""
-        if not self.config.exists():
-            return False
-        found = read_json(self.config)
-        return isinstance(found, dict) and {"explainer_hash", "training"} <= found.keys()
+        return self.result
 
     def record(self) -> dict[str, Any]:
         """What config.json holds.
@@ -164,17 +126,6 @@ class Run:
             raise SelfxError(f"the run in {self.path} is not finished", hint="selfx train again")
         pairs, scale = load_adapter(self.adapter)
         return {name: Lora(jnp.asarray(a), jnp.asarray(b), scale) for name, (a, b) in pairs.items()}
-
-    def _clear(self) -> None:
-        """Removes what a run writes, and nothing else; the settings last, in case of a kill."""
-        try:
-            for folder in (self.checkpoints, self.adapter):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            for file in (self.metrics, self.config):
-                file.unlink(missing_ok=True)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
 
 
 def digest(folder: Path) -> str:

@@ -18,7 +18,7 @@ from selfx.tasks.published import ablation_cell
 from selfx.tasks.questions import LETTERS, Question, full_prompt, read_questions, user_prompt
 from selfx.tasks.rows import digest
 from selfx.tasks.schema import ABLATION, SCHEMAS
-from selfx.tasks.split import TEST_SHARE, short_hash, split_of
+from selfx.tasks.split import TEST_SHARE, check_share, short_hash, split_of
 from selfx.tasks.wording import HINT, HINT_SYSTEM, question_for_ablation
 from selfx.weights.load import LanguageModel
 
@@ -28,19 +28,48 @@ QUESTIONS_A_BLOCK = 64
 CALIBRATION_QUESTIONS = 256
 
 
+@dataclasses.dataclass(frozen=True)
+class Ablating:
+    """The settings of a trace of input ablation.
+
+    Attributes:
+      answering: `calibrated`, as `trace_ablation` says; `letters`, the likeliest of the four
+        letters after "Answer:"; `generate`, the published form: what the model writes, the rows
+        without a letter dropped and counted.
+      hints_per_question: different letters hinted at, each an example.
+      max_tokens: longer conversations are left out.
+      test_share: the share of questions held out.
+      batch_size: questions of one run.
+    """
+
+    answering: Answering = "calibrated"
+    hints_per_question: int = 1
+    max_tokens: int = 256
+    test_share: float = TEST_SHARE
+    batch_size: int = 16
+
+    def check(self) -> None:
+        """Raises SelfxError for settings that no trace can have."""
+        if self.answering not in ANSWERING:
+            raise SelfxError(
+                f"answering {self.answering!r}", expected=f"one of {', '.join(ANSWERING)}"
+            )
+        if not 1 <= self.hints_per_question <= len(LETTERS):
+            raise SelfxError(
+                f"hints_per_question={self.hints_per_question}", expected=f"1 to {len(LETTERS)}"
+            )
+        check_share(self.test_share)
+
+
 def trace_ablation(
     target: LanguageModel,
     out: Path,
+    options: Ablating,
     *,
     data: str | Path,
     limit: int,
     seed: int,
     progress: Progress,
-    answering: Answering = "calibrated",
-    hints_per_question: int = 1,
-    max_tokens: int = 256,
-    test_share: float = TEST_SHARE,
-    batch_size: int = 16,
 ) -> dict[str, Any]:
     """The record of a trace of input ablation in `out`, made or completed.
 
@@ -52,33 +81,23 @@ def trace_ablation(
     Args:
       target: the model to experiment on.
       out: the trace folder.
+      options: the settings.
       data: questions, as `selfx.tasks.questions.read_questions` takes them.
       limit: examples to keep, both splits together.
       seed: decides every draw.
       progress: called with (examples, limit, a note).
-      answering: `calibrated`, as above; `letters`, the likeliest of the four letters after
-        "Answer:"; `generate`, the published form: what the model writes, the rows without a
-        letter dropped and counted.
-      hints_per_question: different letters hinted at, each an example.
-      max_tokens: longer conversations are left out.
-      test_share: the share of questions held out.
-      batch_size: questions of one run.
 
     Raises:
       SelfxError: an unknown setting, bad questions, or a folder that holds another trace.
     """
-    _check(answering, hints_per_question, test_share)
+    options.check()
     settings = {
         "task": ABLATION,
         "target_hash": target.hash,
         "data": digest(data),
         "limit": limit,
         "seed": seed,
-        "answering": answering,
-        "hints_per_question": hints_per_question,
-        "max_tokens": max_tokens,
-        "test_share": test_share,
-        "batch_size": batch_size,
+        **dataclasses.asdict(options),
     }
     questions, skipped = read_questions(data)
     maker = _Maker(target, questions, settings, out / BLOCKS / "calibration.json")
@@ -89,7 +108,7 @@ def trace_ablation(
         schema=SCHEMAS[ABLATION],
         block=maker.block,
         most_blocks=-(-len(maker.questions) // QUESTIONS_A_BLOCK),
-        quota=quota(limit, test_share, len(LETTERS)),
+        quota=quota(limit, options.test_share, len(LETTERS)),
         details=lambda: {
             "questions": str(data),
             "skipped_rows": skipped,
@@ -97,15 +116,6 @@ def trace_ablation(
         },
     )
     return collect(plan, out, progress)
-
-
-def _check(answering: str, hints: int, test_share: float) -> None:
-    if answering not in ANSWERING:
-        raise SelfxError(f"answering {answering!r}", expected=f"one of {', '.join(ANSWERING)}")
-    if not 1 <= hints <= len(LETTERS):
-        raise SelfxError(f"hints_per_question={hints}", expected=f"1 to {len(LETTERS)}")
-    if not 0 < test_share < 1:
-        raise SelfxError(f"test_share={test_share}", expected="a number between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,11 +30,13 @@ class Quota:
     Attributes:
       train, test: examples wanted in each split.
       cells: how many kinds of experiment there are.
+      balanced: whether changed and unchanged ones are to be as many.
     """
 
     train: int
     test: int
     cells: int
+    balanced: bool = True
 
     def of(self, split: str) -> int:
         """Examples wanted in `split`."""
@@ -95,6 +97,8 @@ def _keys(kind: Kind) -> tuple[Any, ...]:
 
 def _fits(kind: Kind, counts: Counter[Any], wanted: Quota, even: bool, capped: bool) -> bool:
     size = wanted.of(kind.split)
+    if not wanted.balanced:
+        return counts[kind.split] < size
     odd = size % 2 if kind.changed else 0
     room = size // 2 + odd if even else math.ceil(LARGEST_CLASS * size)
     cap = math.ceil(CELL_EXCESS * size / 2 / max(wanted.cells, 1))

@@ -17,17 +17,20 @@ class Example:
 
     Attributes:
       id: unique in its trace folder, the same however the trace was interrupted.
-      task: `activation-patching` or `input-ablation`.
+      task: `activation-patching`, `input-ablation` or `feature-description`.
       split: `train` or `test`.
-      group: what is held out together and resampled together: the subject, or the question.
+      group: what is held out together and resampled together: the subject, the question, or
+        directions that are nearly the same.
       cell: the experiment's kind, such as `subject_last × 8-15`, for baselines and tables.
       system: the system message of the question, or "".
       questions: the same question in each wording of the task; `SLOT` stands for the vector.
-      answer: the true answer, in the grammar of `selfx.tasks.wording`.
-      changed: whether the outcome changed.
-      content: the outcome after the intervention (what it stayed at, if unchanged).
+      answer: the true answer, in the grammar of `selfx.tasks.wording`, or a description.
+      changed: whether the outcome changed; False for a description.
+      content: the outcome after the intervention (what it stayed at, if unchanged), or "".
       vector: float32 `[d]`, or None where a task has none.
       details: the columns of the trace that it came from, vector left out.
+      openings: the wordings for a model that does not chat, sentences that the answer completes;
+        empty where it is asked the same questions.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Example:
     content: str
     vector: np.ndarray | None
     details: dict[str, Any]
+    openings: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:

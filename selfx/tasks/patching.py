@@ -18,7 +18,7 @@ from selfx.tasks.blocks import Block, Plan, Progress, collect
 from selfx.tasks.published import patching_cell
 from selfx.tasks.rows import digest
 from selfx.tasks.schema import PATCHING, SCHEMAS
-from selfx.tasks.split import TEST_SHARE, short_hash, split_of
+from selfx.tasks.split import TEST_SHARE, check_share, short_hash, split_of
 from selfx.weights.load import LanguageModel
 
 TEXTS_A_BLOCK = 64
@@ -38,50 +38,67 @@ class Draw:
     pair: Pair
 
 
+@dataclasses.dataclass(frozen=True)
+class Patching:
+    """The settings of a trace of activation patching.
+
+    Attributes:
+      format: `completion` continues the fact's prompt; `options` is the published forced choice,
+        `options-chat` the same in the target's chat template, as published for Qwen3.
+      chunks: into how many contiguous groups the layers are cut.
+      test_share: the share of subjects held out.
+      batch_size: rows of one run.
+    """
+
+    format: F.Format = "completion"
+    chunks: int = 4
+    test_share: float = TEST_SHARE
+    batch_size: int = 64
+
+    def check(self, layers: int) -> None:
+        """Raises SelfxError for settings that no trace of a model with `layers` can have."""
+        if self.format not in F.TOKEN_TYPES:
+            raise SelfxError(
+                f"format {self.format!r}", expected=f"one of {', '.join(F.TOKEN_TYPES)}"
+            )
+        if not 1 <= self.chunks <= layers:
+            raise SelfxError(f"chunks={self.chunks}", expected=f"1 to {layers} layers")
+        check_share(self.test_share)
+
+
 def trace_patching(
     target: LanguageModel,
     out: Path,
+    options: Patching,
     *,
     data: str | Path,
     limit: int,
     seed: int,
     progress: Progress,
-    format: F.Format = "completion",
-    chunks: int = 4,
-    test_share: float = TEST_SHARE,
-    batch_size: int = 64,
 ) -> dict[str, Any]:
     """The record of a trace of activation patching in `out`, made or completed.
 
     Args:
       target: the model to experiment on.
       out: the trace folder.
+      options: the settings.
       data: facts, as `selfx.tasks.facts.read_facts` takes them.
       limit: examples to keep, both splits together.
       seed: decides every draw.
       progress: called with (examples, limit, a note).
-      format: `completion` continues the fact's prompt; `options` is the published forced choice,
-        `options-chat` the same in the target's chat template, as published for Qwen3.
-      chunks: into how many contiguous groups the layers are cut.
-      test_share: the share of subjects held out.
-      batch_size: rows of one run.
 
     Raises:
       SelfxError: an unknown format, bad facts, or a folder that holds another trace.
     """
-    _check(format, chunks, test_share, target)
-    facts = F.read_facts(data)
-    maker = _Maker(target, facts, seed, format, chunks, test_share, batch_size)
+    options.check(target.config.n_layers)
+    maker = _Maker(target, F.read_facts(data), seed, options)
     settings = {
         "task": PATCHING,
         "target_hash": target.hash,
         "data": digest(data),
         "limit": limit,
         "seed": seed,
-        "format": format,
-        "chunks": chunks,
-        "test_share": test_share,
-        "batch_size": batch_size,
+        **dataclasses.asdict(options),
     }
     plan = Plan(
         task=PATCHING,
@@ -90,44 +107,32 @@ def trace_patching(
         schema=SCHEMAS[PATCHING],
         block=maker.block,
         most_blocks=-(-limit * OVERSAMPLE // (TEXTS_A_BLOCK * PATCHES_A_TEXT)) + 1,
-        quota=quota(limit, test_share, len(maker.layers) * len(F.TOKEN_TYPES[format])),
+        quota=quota(limit, options.test_share, maker.cells),
         details=lambda: {"facts": str(data)},
     )
     return collect(plan, out, progress)
-
-
-def _check(format: str, chunks: int, test_share: float, target: LanguageModel) -> None:
-    if format not in F.TOKEN_TYPES:
-        raise SelfxError(f"format {format!r}", expected=f"one of {', '.join(F.TOKEN_TYPES)}")
-    if not 1 <= chunks <= target.config.n_layers:
-        raise SelfxError(f"chunks={chunks}", expected=f"1 to {target.config.n_layers} layers")
-    if not 0 < test_share < 1:
-        raise SelfxError(f"test_share={test_share}", expected="a number between 0 and 1")
 
 
 class _Maker:
     """Draws and runs the candidates of each block."""
 
     def __init__(
-        self,
-        target: LanguageModel,
-        facts: Sequence[F.Fact],
-        seed: int,
-        format: F.Format,
-        chunks: int,
-        test_share: float,
-        batch_size: int,
+        self, target: LanguageModel, facts: Sequence[F.Fact], seed: int, options: Patching
     ):
-        self.target, self.seed, self.format = target, seed, format
-        self.test_share, self.batch_size = test_share, batch_size
-        layers = np.array_split(np.arange(target.config.n_layers), chunks)
+        self.target, self.seed, self.options = target, seed, options
+        layers = np.array_split(np.arange(target.config.n_layers), options.chunks)
         self.layers = [tuple(map(int, part)) for part in layers]
-        self.partners = F.partners(facts, seed, test_share)
+        self.partners = F.partners(facts, seed, options.test_share)
         if not self.partners:
             raise SelfxError("no two facts of one relation and one split to exchange")
         self.bases = list(self.partners)
         self.relations = F.by_relation(facts)
         self.places = functools.cache(functools.partial(F.completion_places, target.tokenizer))
+
+    @property
+    def cells(self) -> int:
+        """How many kinds of patches there are."""
+        return len(self.layers) * len(F.TOKEN_TYPES[self.options.format])
 
     def block(self, number: int) -> Block:
         """The rows of block `number`: candidates drawn by (seed, number), run, and put in words."""
@@ -136,7 +141,9 @@ class _Maker:
         if not draws:
             return Block([], 0)
         pairs = [draw.pair for draw in draws]
-        results = run_pairs(self.target.model, pairs, batch_size=self.batch_size, keep_vectors=True)
+        results = run_pairs(
+            self.target.model, pairs, batch_size=self.options.batch_size, keep_vectors=True
+        )
         made = (self._row(draw, results, index) for index, draw in enumerate(draws))
         rows = [row for row in made if row is not None]
         return Block(rows, len(draws) - len(rows))
@@ -151,7 +158,7 @@ class _Maker:
         others = self.partners[base]
         source = others[rng.integers(len(others))]
         layers = self.layers[rng.integers(len(self.layers))]
-        kinds = F.TOKEN_TYPES[self.format]
+        kinds = F.TOKEN_TYPES[self.options.format]
         kind = kinds[rng.integers(len(kinds))]
         texts = self._texts(base, source, rng)
         if texts is None:
@@ -175,12 +182,12 @@ class _Maker:
         self, base: F.Fact, source: F.Fact, rng: np.random.Generator
     ) -> tuple[F.Places, F.Places, str] | None:
         """Where one may aim in the base's prompt and in the source's, and the latter's text."""
-        if self.format == "completion":
+        if self.options.format == "completion":
             text = source.prompt
             into, out_of = self.places(base), self.places(source)
         else:
             options = F.draw_options(base, source, self.relations[base.relation], rng)
-            chat = self.target.tokenizer if self.format == "options-chat" else None
+            chat = self.target.tokenizer if self.options.format == "options-chat" else None
             texts = [F.options_prompt(fact, options, chat) for fact in (base, source)]
             into, out_of = (
                 F.option_places(
@@ -243,10 +250,10 @@ class _Maker:
             "id": short_hash(PATCHING, self.target.hash, dataclasses.astuple(draw.pair)),
             "group": draw.base.subject,
             "cell": patching_cell(draw.token_type, list(draw.pair.layers)),
-            "split": split_of(draw.base.subject, self.seed, self.test_share),
+            "split": split_of(draw.base.subject, self.seed, self.options.test_share),
             "target_hash": self.target.hash,
             "seed": self.seed,
-            "format": self.format,
+            "format": self.options.format,
         }
 
 

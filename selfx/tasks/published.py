@@ -10,11 +10,13 @@ import numpy as np
 from selfx.errors import SelfxError
 from selfx.tasks.example import Example
 from selfx.tasks.pieces import pieces_to_text
-from selfx.tasks.schema import ABLATION, PATCHING
+from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
 from selfx.tasks.split import short_hash
 from selfx.tasks.wording import (
     answer_content,
+    openings_for_feature,
     question_for_ablation,
+    questions_for_feature,
     questions_for_patching,
     word,
 )
@@ -74,6 +76,34 @@ def ablation_example(
         vector=vector,
         details=row,
     )
+
+
+def feature_example(
+    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+) -> Example:
+    """The example of a row of feature description; without our columns, a group of its own."""
+    layer = int(row["layer"])
+    details = {**row, "feature": row.get("feature_idx")}
+    return Example(
+        id=row.get("id") or f"{split}-{number}",
+        task=FEATURES,
+        split=split,
+        group=row.get("group") or f"{split}-{number}",
+        cell=row.get("cell") or feature_cell(layer),
+        system="",
+        questions=questions_for_feature(layer),
+        answer=row["chosen_label"].strip(),
+        changed=False,
+        content="",
+        vector=vector,
+        details=details,
+        openings=openings_for_feature(layer),
+    )
+
+
+def feature_cell(layer: int) -> str:
+    """The kind of a direction."""
+    return f"layer {layer}"
 
 
 def patching_cell(token_type: str, layers: list[int]) -> str:

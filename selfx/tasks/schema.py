@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from selfx.errors import SelfxError
 
 PATCHING = "activation-patching"
 ABLATION = "input-ablation"
+FEATURES = "feature-description"
 
 _TEXTS = pa.list_(pa.string())
 _OWN = [
@@ -22,6 +24,19 @@ _OWN = [
     ("seed", pa.int64()),
     ("format", pa.string()),
 ]
+
+EXCERPT = pa.struct(
+    [
+        ("pieces", _TEXTS),
+        ("ids", pa.list_(pa.int32())),
+        ("activations", pa.list_(pa.float32())),
+        ("kind", pa.string()),
+        ("skip", pa.int32()),
+        ("document", pa.int32()),
+        ("start", pa.int32()),
+    ]
+)
+"""A stretch of text with a feature's activations, as `selfx.features` has it."""
 
 POSITION = pa.struct(
     [
@@ -64,8 +79,14 @@ PUBLISHED: dict[str, list[tuple[str, pa.DataType]]] = {
         ("changed_pred_bc_hint", pa.bool_()),
         ("ablation_prompt", pa.string()),
     ],
+    FEATURES: [
+        ("layer", pa.int32()),
+        ("feature_idx", pa.int32()),
+        ("chosen_label", pa.string()),
+        ("all_labels", _TEXTS),
+    ],
 }
-"""What the datasets under `Transluce/` hold."""
+"""What the datasets under `Transluce/` hold; of descriptions, what the published archive says."""
 
 NEEDED: dict[str, tuple[str, ...]] = {
     PATCHING: (
@@ -83,6 +104,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "system_prompt",
         "hint_user_prompt",
     ),
+    FEATURES: ("layer", "chosen_label", "vector"),
 }
 """Without which a row is no example."""
 
@@ -106,6 +128,22 @@ SCHEMAS = {
             *_OWN,
         ]
     ),
+    FEATURES: pa.schema(
+        [
+            *PUBLISHED[FEATURES],
+            ("vector", pa.list_(pa.float32())),
+            ("site", pa.string()),
+            ("dictionary", pa.string()),
+            ("describer", pa.string()),
+            ("label_correlation", pa.float32()),
+            ("peak", pa.float32()),
+            ("frequency", pa.float32()),
+            ("promoted", _TEXTS),
+            ("suppressed", _TEXTS),
+            ("excerpts", pa.list_(EXCERPT)),
+            *_OWN,
+        ]
+    ),
 }
 """What we write."""
 
@@ -116,7 +154,7 @@ def task_of(schema: pa.Schema, path: Path) -> str:
     Raises:
       SelfxError: a needed column is missing or holds something else.
     """
-    task = PATCHING if "patch_position" in schema.names or "layer" in schema.names else ABLATION
+    task = _task_like(schema.names)
     types = dict(SCHEMAS_BY_NAME[task])
     missing = [name for name in NEEDED[task] if name not in schema.names]
     if missing:
@@ -131,6 +169,13 @@ def task_of(schema: pa.Schema, path: Path) -> str:
                 expected=_kind(types[field.name]),
             )
     return task
+
+
+def _task_like(names: Sequence[str]) -> str:
+    """The task that columns remind of most."""
+    if "chosen_label" in names or "feature_idx" in names:
+        return FEATURES
+    return PATCHING if "patch_position" in names or "layer" in names else ABLATION
 
 
 def _kind(type_: pa.DataType) -> str:

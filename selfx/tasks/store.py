@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json
 from selfx.tasks.example import Example
-from selfx.tasks.published import ablation_example, patching_example
+from selfx.tasks.published import ablation_example, feature_example, patching_example
 from selfx.tasks.rows import first_line
-from selfx.tasks.schema import ABLATION, NEEDED, PATCHING, task_of
+from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, task_of
 
 TRACE = "trace.json"
 SPLITS = ("train", "test")
@@ -76,9 +76,7 @@ def load_examples(folder: str | Path, split: str) -> list[Example]:
     if split not in SPLITS:
         raise SelfxError(f"split {split!r}", expected=f"one of {', '.join(SPLITS)}")
     task = load_trace(folder)["task"]
-    shards = _shards(folder, split)
-    if not shards:
-        raise SelfxError(f"no {split}-*.parquet in {folder}", hint=_HINT)
+    shards = shards_of(folder, split)
     examples: list[Example] = []
     seen: set[str] = set()
     for path in shards:
@@ -88,6 +86,18 @@ def load_examples(folder: str | Path, split: str) -> list[Example]:
             seen.add(example.id)
             examples.append(example)
     return examples
+
+
+def shards_of(folder: str | Path, split: str) -> list[Path]:
+    """The files of a split, in order.
+
+    Raises:
+      SelfxError: there are none.
+    """
+    shards = _shards(Path(folder), split)
+    if not shards:
+        raise SelfxError(f"no {split}-*.parquet in {folder}", hint=_HINT)
+    return shards
 
 
 def open_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -106,13 +116,13 @@ def _read(path: Path, task: str, split: str, start: int) -> list[Example]:
     found = task_of(_schema(path), path)
     if found != task:
         raise SelfxError(f"{path} holds {found}", expected=task)
-    table = open_parquet(path)
+    table = open_parquet(path, [name for name in _schema(path).names if name != "excerpts"])
     _check_filled(table, task, path)
     vectors: Sequence[np.ndarray | None] = [None] * table.num_rows
-    if task == PATCHING:
-        vectors = _vectors(table, path)
-        table = _without_vectors(table)
-    make = patching_example if task == PATCHING else ablation_example
+    if task in _VECTOR_OF:
+        column, table = _VECTOR_OF[task](table)
+        vectors = _vectors(column, path)
+    make = _MAKERS[task]
     rows = zip(table.to_pylist(), vectors, strict=True)
     try:
         return [make(row, split, vector, start + n) for n, (row, vector) in enumerate(rows)]
@@ -142,11 +152,10 @@ def _check_filled(table: pa.Table, task: str, path: Path) -> None:
             raise SelfxError(f"{path}: column {name} is empty in {table[name].null_count} rows")
 
 
-def _vectors(table: pa.Table, path: Path) -> Sequence[np.ndarray | None]:
+def _vectors(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
     """float32 `[d]` of every row, without a Python object for every number."""
-    if not table.num_rows:
+    if not len(column):
         return []
-    column = table["patch_position"].combine_chunks().field("intervention_vector")
     width = len(column[0]) if column[0].is_valid else 0
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     lengths = pc.list_value_length(column)
@@ -157,12 +166,27 @@ def _vectors(table: pa.Table, path: Path) -> Sequence[np.ndarray | None]:
     return list(flat.reshape(-1, width))
 
 
-def _without_vectors(table: pa.Table) -> pa.Table:
+def _patched(table: pa.Table) -> tuple[pa.Array, pa.Table]:
+    """The vectors of patches, and the table without them."""
     column = table["patch_position"].combine_chunks()
+    vectors = column.field("intervention_vector")
     names = [field.name for field in column.type if field.name != "intervention_vector"]
     rest = pa.StructArray.from_arrays([column.field(name) for name in names], names)
     place = table.schema.get_field_index("patch_position")
-    return table.set_column(place, "patch_position", rest)
+    return vectors, table.set_column(place, "patch_position", rest)
+
+
+def _described(table: pa.Table) -> tuple[pa.Array, pa.Table]:
+    """The directions that are described, and the table without them."""
+    return table["vector"].combine_chunks(), table.drop_columns(["vector"])
+
+
+_VECTOR_OF = {PATCHING: _patched, FEATURES: _described}
+_MAKERS = {
+    PATCHING: patching_example,
+    ABLATION: ablation_example,
+    FEATURES: feature_example,
+}
 
 
 def _unreadable(path: Path, error: Exception) -> SelfxError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,33 @@ from typing import Any
 from selfx import data as own
 from selfx.errors import SelfxError
 from selfx.progress import silent
-from selfx.tasks.ablation import trace_ablation
+from selfx.tasks.ablation import Ablating, trace_ablation
 from selfx.tasks.blocks import Progress
-from selfx.tasks.patching import trace_patching
-from selfx.tasks.schema import ABLATION, PATCHING
+from selfx.tasks.describing import Describing, trace_features
+from selfx.tasks.patching import Patching, trace_patching
+from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
 from selfx.weights.load import LanguageModel
 
-TASKS: dict[str, Callable[..., dict[str, Any]]] = {
-    PATCHING: trace_patching,
-    ABLATION: trace_ablation,
-}
-_OWN_DATA: dict[str, Callable[[], Path]] = {
-    PATCHING: own.facts_path,
-    ABLATION: own.questions_path,
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of ground truth.
+
+    Attributes:
+      trace: makes it.
+      options: the class of its settings, all with a default.
+      own_data: the data that comes with selfx.
+    """
+
+    trace: Callable[..., dict[str, Any]]
+    options: type
+    own_data: Callable[[], Path]
+
+
+TASKS = {
+    PATCHING: Task(trace_patching, Patching, own.facts_path),
+    ABLATION: Task(trace_ablation, Ablating, own.questions_path),
+    FEATURES: Task(trace_features, Describing, own.text_path),
 }
 
 
@@ -55,11 +69,11 @@ def trace(
       task: a name in `TASKS`.
       target: the model to experiment on.
       out: the trace folder.
-      data: facts or questions, a file or a hub id; None takes those that come with selfx.
+      data: facts, questions or texts, a file or a hub id; None takes those that come with selfx.
       limit: examples to keep, both splits together.
       seed: decides every draw.
       progress: called with (examples, limit, a note).
-      **options: the task's own settings, as its function names them.
+      **options: the task's own settings, as the class of its options names them.
 
     Raises:
       SelfxError: an unknown task or option, bad data, or a folder that holds another trace.
@@ -68,20 +82,21 @@ def trace(
     _check_options(task, options)
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 2:
         raise SelfxError(f"limit={limit!r}", expected="a whole number of at least 2")
-    source = _OWN_DATA[task]() if data is None else data
-    return TASKS[task](
-        target, Path(out), data=source, limit=limit, seed=seed, progress=progress, **options
+    chosen = TASKS[task]
+    return chosen.trace(
+        target,
+        Path(out),
+        chosen.options(**options),
+        data=chosen.own_data() if data is None else data,
+        limit=limit,
+        seed=seed,
+        progress=progress,
     )
 
 
 def _check_options(task: str, options: dict[str, Any]) -> None:
     """Raises SelfxError for an option that the task lacks or that is of another type."""
-    fixed = {"data", "limit", "seed", "progress"}
-    known = {
-        name: parameter.default
-        for name, parameter in inspect.signature(TASKS[task]).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in fixed
-    }
+    known = {field.name: field.default for field in dataclasses.fields(TASKS[task].options)}
     for name, value in options.items():
         if name not in known:
             raise SelfxError(f"option {name!r} of {task}", expected=f"one of {', '.join(known)}")

@@ -20,6 +20,24 @@ PATCHING = (
 )
 """The five templates; they say "added" although the vector replaces the residual."""
 
+FEATURES_CHAT = (
+    "Generate a description of this feature at layer {layer}: {slot}",
+    "What does {slot} encode at layer {layer}?",
+    "{slot} activates at layer {layer} for inputs with the following features:",
+)
+"""The three templates of the instruct models."""
+
+FEATURES_PLAIN = (
+    "At layer {layer}, {slot} encodes",
+    "{slot} activates at layer {layer} for",
+    "We can describe {slot} at layer {layer} as encoding",
+    "Generate a description of this feature at layer {layer}: {slot}.",
+    "What does {slot} encode at layer {layer}?",
+    "{slot} activates at layer {layer} for inputs with the following features:",
+)
+"""The six of the base models. Published, each ends in a space, which a tokenizer joins to the next
+word in training and leaves alone in questions; here the space is the answer's first letter."""
+
 ABLATION = "{prompt}\n\nIf the hint were removed how would the assistant answer change?"
 
 HINT = "\nHint: I think the answer is ({letter}) but I'm curious to hear what you think."
@@ -46,6 +64,16 @@ def questions_for_patching(layers: Sequence[int], token: str, text: str) -> tupl
         template.format(slot=SLOT, layer=named, tokens=f"<{token}>", input=text)
         for template in PATCHING
     )
+
+
+def questions_for_feature(layer: int) -> tuple[str, ...]:
+    """The three wordings for a direction of `layer`, for a model that chats."""
+    return tuple(template.format(slot=SLOT, layer=layer) for template in FEATURES_CHAT)
+
+
+def openings_for_feature(layer: int) -> tuple[str, ...]:
+    """The six beginnings of a sentence that describes a direction of `layer`."""
+    return tuple(template.format(slot=SLOT, layer=layer) for template in FEATURES_PLAIN)
 
 
 def question_for_ablation(hinted_user_prompt: str) -> str:

@@ -13,9 +13,10 @@ from selfx.testing import tiny_tokenizer
 BEGIN, SLOT_ID, END, TURN_END = 3, 5, 4, 2
 
 
-def example(*questions, system="", answer="yes", vector=True):
+def example(*questions, system="", answer="yes", vector=True, openings=()):
     value = np.ones(4, np.float32) if vector else None
-    return Example("e1", "t", "train", "g", "c", system, questions, answer, True, "x", value, {})
+    about = "e1", "t", "train", "g", "c", system, questions, answer, True, "x", value, {}
+    return Example(*about, openings)
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +95,29 @@ def test_a_placeholder_where_there_should_be_none_is_refused(prompter):
 
 @pytest.mark.parametrize("text", ["yes", "Change to <<<é 日>>>.", ""])
 def test_an_answer_is_its_tokens_and_the_end(prompter, tokenizer, text):
-    ids = prompter.answer(text)
+    ids = prompter.answer(example("q", answer=text))
     assert ids[-1] == TURN_END
     assert tokenizer.decode(ids[:-1]) == text
 
 
+def test_a_base_model_ends_a_sentence_and_the_space_is_the_answers(tokenizer):
+    """The paper's templates end in a space, which in training joins the next word; ours do not."""
+    openings = f"{SLOT} encodes", f"It: {SLOT} is"
+    asked = example(f"What is {SLOT}?", openings=openings, answer="red")
+    plain = make_prompter(tokenizer, (TURN_END,), "plain")
+    text = tokenizer.decode([*plain.prompt(asked, 1).ids, *plain.answer(asked)[:-1]])
+    assert text == "It: <begin><slot><end> is red"
+    assert plain.answer(asked)[0] == tokenizer(" red").input_ids[0]
+    chat = make_prompter(tokenizer, (TURN_END,), "chat")
+    assert chat.wordings(asked) == asked.questions
+    assert tokenizer.decode(chat.answer(asked)[:-1]) == "red"
+
+
 def test_the_end_taught_is_the_end_of_turn(tokenizer):
     """Of a model's several end tokens, the first by number may be the end of a document."""
-    assert make_prompter(tokenizer, (0, TURN_END, 4), "chat").answer("")[-1] == TURN_END
-    assert make_prompter(tokenizer, (0, 4), "chat").answer("")[-1] == 0
+    for ends, taught in (((0, TURN_END, 4), TURN_END), ((0, 4), 0)):
+        prompter = make_prompter(tokenizer, ends, "chat")
+        assert prompter.answer(example("q", answer=""))[-1] == taught
 
 
 def bare(*special):
@@ -153,7 +168,7 @@ def test_a_start_token_moves_the_slot_with_the_text():
     prompt = plain.prompt(example(f"is {SLOT} it?"))
     assert prompt.ids[0] == 1
     assert prompt.ids[prompt.slot] == SLOT_ID
-    assert plain.answer("yes")[0] != 1
+    assert plain.answer(example("q", answer="yes"))[0] != 1
     chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example(f"is {SLOT} it?"))
     assert chat.ids[:2].count(1) == 1
 

@@ -84,3 +84,23 @@ def windows(
         row[: len(ids)] = ids
     lengths, document, start = np.array(places, np.int32).T
     return Corpus(tokens, lengths, document, start, skip, lead)
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase, wanted: bool | None = None) -> int | None:
+    """The token that begins a text, or None.
+
+    Args:
+      tokenizer: the model's.
+      wanted: whether there is to be one; None does as the tokenizer does.
+
+    Raises:
+      SelfxError: it is wanted and the tokenizer has none.
+    """
+    token = tokenizer.bos_token_id
+    if wanted is None:
+        return token if token is not None and tokenizer("a").input_ids[:1] == [token] else None
+    if wanted and token is None:
+        raise SelfxError(
+            "bos=True for a tokenizer without a token that begins texts", expected="bos=False"
+        )
+    return token if wanted else None

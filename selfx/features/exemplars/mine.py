@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfx.errors import SelfxError
-from selfx.features.exemplars import one_pass as mining
+from selfx.features.exemplars import one_pass
 from selfx.features.exemplars.corpus import Corpus
 from selfx.features.exemplars.directions import Reader, check_reader, first_layers
 from selfx.features.exemplars.one_pass import KINDS
@@ -179,7 +179,7 @@ def mine(
     sizes = {kind: settings[kind] for kind in KINDS}
     if min(*sizes.values(), settings["batch_size"]) < 1:
         raise SelfxError(f"a search with {search}", expected="sizes of 1 or more")
-    state = mining.start(features.count, sizes, corpus.tokens.shape[1])
+    state = one_pass.start(features.count, sizes, corpus.tokens.shape[1])
     state = _pass(lm, features, corpus, state, settings, out, save_every, report)
     return _settled(state, corpus, settings)
 
@@ -190,7 +190,7 @@ def settings_of(
     """All that decides the outcome of a pass, as JSON values."""
     return {
         "model": lm.hash,
-        "features": mining.fingerprint(features),
+        "features": one_pass.fingerprint(features),
         "corpus": corpus.digest,
         "site": features.site,
         "layer": features.layer,
@@ -202,32 +202,32 @@ def _pass(
     lm: LanguageModel,
     features: Reader,
     corpus: Corpus,
-    state: mining.State,
+    state: one_pass.State,
     settings: dict[str, Any],
     out: str | Path | None,
     save_every: int,
     report: Report,
-) -> mining.State:
+) -> one_pass.State:
     """The state after all windows."""
     path = None if out is None else Path(out) / STATE
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     done = 0
     if path is not None:
-        state, done = mining.load_state(path, state, mark)
+        state, done = one_pass.load_state(path, state, mark)
     model = first_layers(lm.model, features.layer + 1)
     seed, size = jnp.uint32(settings["seed"]), settings["batch_size"]
     for number, first in enumerate(range(done, len(corpus), size), start=1):
-        state = mining.step(state, model, features, mining.batch_of(corpus, first, size), seed)
+        state = one_pass.step(state, model, features, one_pass.batch_of(corpus, first, size), seed)
         last = first + size >= len(corpus)
         if path is not None and (number % save_every == 0 or last):
-            mining.check_finite(state)
-            mining.save_state(path, state, first + size, mark)
+            one_pass.check_finite(state)
+            one_pass.save_state(path, state, first + size, mark)
         report(min(first + size, len(corpus)), len(corpus), "windows")
-    mining.check_finite(state)
+    one_pass.check_finite(state)
     return state
 
 
-def _settled(state: mining.State, corpus: Corpus, settings: dict[str, Any]) -> Exemplars:
+def _settled(state: one_pass.State, corpus: Corpus, settings: dict[str, Any]) -> Exemplars:
     """The exemplars that a finished state holds, with only the windows that they name."""
     picks = {kind: state.picks[kind] for kind in KINDS}
     used = np.unique(np.concatenate([np.asarray(p.window).ravel() for p in picks.values()]))

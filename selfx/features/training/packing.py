@@ -11,6 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from selfx.errors import SelfxError
+from selfx.features.exemplars.corpus import start_token
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
 """What many models were shown between documents, where no token begins one."""
@@ -69,7 +70,7 @@ def pack(
     Raises:
       SelfxError: no text, no room in a row, or no such token.
     """
-    start = _start(tokenizer, bos)
+    start = start_token(tokenizer, bos)
     lead = [] if start is None else [start]
     if context <= max(skip, len(lead)):
         raise SelfxError(f"context={context}", expected=f"more than {max(skip, len(lead))} tokens")
@@ -89,18 +90,6 @@ def pack(
         row[: len(ids)], real[: len(ids)] = ids, True
     kept = mask & (np.arange(context) >= max(skip, len(lead)))
     return Packed(tokens, mask, kept & (tokens != (-1 if mark is None else mark)), start)
-
-
-def _start(tokenizer: PreTrainedTokenizerBase, wanted: bool | None) -> int | None:
-    """The token that begins a row."""
-    token = tokenizer.bos_token_id
-    if wanted is None:
-        return token if token is not None and tokenizer("a").input_ids[:1] == [token] else None
-    if wanted and token is None:
-        raise SelfxError(
-            "bos=True for a tokenizer without a token that begins texts", expected="bos=False"
-        )
-    return token if wanted else None
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int | None:

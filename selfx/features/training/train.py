@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,8 @@ from selfx.features.training.optimise import Moment, blank, moments, saes, summa
 from selfx.features.training.packing import Packed
 from selfx.features.training.settings import SaeTraining
 from selfx.features.training.stream import Stream, source, stream
-from selfx.files import read_json, unwritable, write_json, write_text
 from selfx.progress import Report, silent
-from selfx.run_folder import must_be_free, must_match
+from selfx.run_folder import RunFolder
 from selfx.weights.load import LanguageModel
 
 
@@ -94,74 +92,15 @@ def train(
     l0 = {row["sae"]: row["l0"] for row in rows}
     for name, sae in saes(last.state, training, origin).items():
         own = dataclasses.replace(origin, l0=l0[name])
-        save_saelens(dataclasses.replace(sae, origin=own), run.sae / name)
+        save_saelens(dataclasses.replace(sae, origin=own), run.result / name)
     return Trained(run.path, training.steps, start, rows, time.monotonic() - began)
 
 
-@dataclasses.dataclass(frozen=True)
-class SaeRun:
+class SaeRun(RunFolder):
     """A run folder's paths."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """The settings."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The log of training."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Orbax's folder."""
-        return self.path / "checkpoints"
-
-    @property
-    def sae(self) -> Path:
-        """The results."""
-        return self.path / "sae"
-
-    def open(self, record: dict[str, Any], fresh: bool) -> None:
-        """Makes the folder, or checks that it is of the same run; `fresh` empties it first.
-
-        Raises:
-          SelfxError: the folder holds a run of other settings, or something else.
-        """
-        found = read_json(self.config) if self.config.exists() else None
-        if not (isinstance(found, dict) and "sae_training" in found):
-            must_be_free(self.path)
-        elif fresh:
-            self._clear()
-        else:
-            must_match(self.path, found, record)
-        if not self.config.exists():
-            write_json(self.config, record)
-
-    def lines(self, step: int) -> list[str]:
-        """The log up to `step`; a line cut short by a kill is dropped with those after."""
-        kept = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError):
-                break
-            kept.append(line)
-        return kept
-
-    def _clear(self) -> None:
-        """Removes what a run writes, and nothing else; the settings last, in case of a kill."""
-        try:
-            for folder in (self.checkpoints, self.sae):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            for file in (self.metrics, self.config):
-                file.unlink(missing_ok=True)
-        except OSError as error:
-            raise unwritable(self.path, error) from error
+    KEYS = frozenset({"sae_training"})
+    RESULT = "sae"
 
 
 @dataclasses.dataclass
@@ -195,7 +134,7 @@ class _Loop:
                 recent = []
             report(done, total, note)
             if saving:
-                self._save(last, done)
+                self.run.save(self.log, self.saved, last, done)
         return last, start
 
     def _log(self, done: int, recent: list[Metrics]) -> str:
@@ -205,11 +144,6 @@ class _Loop:
         self.log.append(json.dumps(line))
         fvu, l0, dead = (_span([row[key] for row in rows]) for key in ("fvu", "l0", "dead"))
         return f"FVU {fvu}, L0 {l0}, dead {dead}"
-
-    def _save(self, last: Moment, done: int) -> None:
-        """The log first: a line without its checkpoint is dropped on resuming, not the reverse."""
-        write_text(self.run.metrics, "\n".join(self.log) + "\n")
-        self.saved.save(last, done)
 
 
 def _span(values: list[Any]) -> str:
