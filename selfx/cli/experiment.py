@@ -62,22 +62,25 @@ class Trace:
     For example:
       selfx trace activation-patching --target smollm2-135m-instruct --out traces/patching
       selfx trace input-ablation --target smollm2-135m-instruct --out traces/hints --limit 500
+      selfx trace feature-description --target smollm2-135m-instruct --out traces/features \
+        --data texts.txt --option dictionary=runs/sae
     """
 
     task: Annotated[str, tyro.conf.Positional]
-    """activation-patching or input-ablation."""
+    """activation-patching, input-ablation or feature-description."""
     target: Model
     """The model to experiment on."""
     out: Path
     """The trace folder."""
     data: str | None = None
-    """Facts or questions: a file or a hub id; none takes those that come with selfx."""
+    """Facts, questions or texts, a file or a hub id; none takes those that come with selfx."""
     limit: int = 2000
     """Examples to write, train and test together."""
     seed: int = 0
     """Decides every draw."""
     option: tuple[str, ...] = ()
-    """Task settings as name=value, such as format=options or hints_per_question=4."""
+    """Task settings as name=value, such as format=options, hints_per_question=4 or
+    directions=neurons."""
     json: bool = False
     """Print one JSON object."""
 

@@ -115,11 +115,15 @@ class Evaluate:
     controls: tuple[str, ...] | None = None
     """What the vector is replaced by: zero, shuffled, rotated; none given runs all."""
     baselines: tuple[str, ...] | None = None
-    """untrained, majority, majority-per-cell, majority-verdict-per-cell; none given runs all."""
+    """What it is compared with; none given runs all that fit the task. For verdicts: untrained,
+    majority, majority-per-cell, majority-verdict-per-cell; for descriptions: untrained, majority,
+    nearest-cosine, nearest-dot, selfie, selfie-oracle, logit-lens, gold."""
     limit: int = 0
     """Ask this many test questions; 0 asks all."""
-    max_new_tokens: int = 40
-    """Where an answer is cut."""
+    max_new_tokens: int = 0
+    """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
+    simulator: str = ""
+    """A model that predicts activations from descriptions; none takes the built-in one."""
     batch_size: int = 32
     """Questions at once."""
     seed: int = 0
@@ -129,16 +133,18 @@ class Evaluate:
 
     def run(self) -> dict[str, Any]:
         """What scores.json holds."""
+        from selfx.evaluation.controls import CONTROLS
         from selfx.evaluation.run import Evaluation, evaluate
         from selfx.progress import progress
 
-        chosen = {"controls": self.controls, "baselines": self.baselines}
         settings = Evaluation(
+            controls=tuple(CONTROLS) if self.controls is None else self.controls,
+            baselines=self.baselines,
             limit=self.limit,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             seed=self.seed,
-            **{name: names for name, names in chosen.items() if names is not None},
+            simulator=self.simulator,
         )
         settings.check()
         explainer = _explainer(self.explainer)

@@ -9,33 +9,45 @@ from selfx.evaluation.intervals import (
     paired_difference,
     paired_differences,
 )
+from selfx.evaluation.kinds import DESCRIPTIONS, VERDICTS, Kind, Measure, kind_of
 from selfx.evaluation.metrics import METRICS, Outcomes, score
 from selfx.evaluation.parsing import Parsed, normalise, parse
 from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.rows import Numbers, Rows, mean_of
 from selfx.evaluation.scores import (
-    Answered,
     build_scores,
     write_evaluation,
     write_predictions,
     write_scores,
 )
+from selfx.evaluation.scoring import Answered, Scoring, Verdicts
 
 __all__ = [
     "BASELINES",
     "CONTROLS",
+    "DESCRIPTIONS",
     "METRICS",
+    "VERDICTS",
     "Answered",
     "Interval",
+    "Kind",
+    "Measure",
+    "Numbers",
     "Outcomes",
     "Parsed",
+    "Rows",
+    "Scoring",
+    "Verdicts",
     "build_scores",
     "get_baseline",
     "get_control",
     "interval",
     "intervals",
+    "kind_of",
     "load_evaluation",
     "majority",
     "majority_per_cell",
+    "mean_of",
     "normalise",
     "paired_difference",
     "paired_differences",

@@ -4,6 +4,7 @@ Questions about one subject stand or fall together, so whole groups are resample
 only through their weights, so rows with the same outcome are merged first, and a resample is the
 weights of the few distinct outcomes: resampling is one product, counts of groups `[r, g]` times
 outcomes in groups `[g, k]`. A metric of your own must therefore use nothing but its two arguments.
+Scores that are numbers are hardly ever equal: then each row stays, weighted as its group is drawn.
 
 Two limits of the percentile bootstrap: a score of exactly 0 or 1 gets an interval of no width, and
 with few groups (under 20, say) intervals come out too narrow. With one group only, nothing can be
@@ -13,18 +14,17 @@ resampled but its rows, and that is done.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfx.errors import SelfxError
-from selfx.evaluation.metrics import METRICS, Array, Metric, Outcomes
+from selfx.evaluation.metrics import METRICS
+from selfx.evaluation.rows import Array, Metric, Rows
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_COLUMNS = ("gold_changed", "pred_changed", "content_equal", "exact", "parsed")
 _CHUNK = 2_000_000  # group counts held in memory at once
 
 
@@ -38,7 +38,7 @@ class Interval(TypedDict):
 
 def interval(
     metric: Metric,
-    outcomes: Outcomes,
+    outcomes: Rows,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -50,7 +50,7 @@ def interval(
 
 
 def intervals(
-    outcomes: Outcomes,
+    outcomes: Rows,
     metrics: Mapping[str, Metric] = METRICS,
     *,
     resamples: int = RESAMPLES,
@@ -64,8 +64,8 @@ def intervals(
 
 def paired_difference(
     metric: Metric,
-    a: Outcomes,
-    b: Outcomes,
+    a: Rows,
+    b: Rows,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -81,8 +81,8 @@ def paired_difference(
 
 
 def paired_differences(
-    a: Outcomes,
-    b: Outcomes,
+    a: Rows,
+    b: Rows,
     metrics: Mapping[str, Metric] = METRICS,
     *,
     resamples: int = RESAMPLES,
@@ -91,9 +91,9 @@ def paired_differences(
 ) -> dict[str, Interval]:
     """Returns each metric's difference a - b with its interval, all from the same resamples."""
     _check_same_examples(a, b)
-    (a, b), weights = _resample([a, b], resamples, seed)
+    (one, other), weights = _resample([a, b], resamples, seed)
     return {
-        name: _summary(metric(a, weights) - metric(b, weights), level)
+        name: _summary(metric(one, weights) - metric(other, weights), level)
         for name, metric in metrics.items()
     }
 
@@ -106,12 +106,10 @@ def _summary(scores: Array, level: float) -> Interval:
     return Interval(value=float(scores[0]), low=float(low), high=float(high))
 
 
-def _resample(
-    parallel: Sequence[Outcomes], resamples: int, seed: int
-) -> tuple[list[Outcomes], Array]:
+def _resample(parallel: Sequence[Rows], resamples: int, seed: int) -> tuple[list[Rows], Array]:
     """Returns the `k` distinct rows of parallel outcomes, and weights `[1 + resamples, k]`.
 
-    The first weights are the data's own.
+    The first weights are the data's own. Where most rows are distinct, all are returned.
     """
     n = len(parallel[0])
     if n == 0:
@@ -120,16 +118,20 @@ def _resample(
         raise SelfxError(f"resamples={resamples}", expected="at least 1", hint=str(RESAMPLES))
     first, profile = _distinct(parallel)
     group = _group_index(parallel[0].group, n)
-    table = np.zeros((group.max() + 1, len(first)))
-    np.add.at(table, (group, profile), 1)
-    drawn = [counts @ table for counts in _draws(len(table), resamples, seed)]
-    return [_take(rows, first) for rows in parallel], np.concatenate([table.sum(0)[None], *drawn])
+    counts = _draws(group.max() + 1, resamples, seed)
+    if 2 * len(first) > n:
+        first = np.arange(n)
+        own, drawn = np.ones(n), [drawn[:, group] for drawn in counts]
+    else:
+        table = np.zeros((group.max() + 1, len(first)))
+        np.add.at(table, (group, profile), 1)
+        own, drawn = table.sum(0), [drawn @ table for drawn in counts]
+    return [rows.take(first) for rows in parallel], np.concatenate([own[None], *drawn])
 
 
-def _distinct(parallel: Sequence[Outcomes]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _distinct(parallel: Sequence[Rows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Returns the first row of each distinct outcome `[k]`, and which of them each row is `[n]`."""
-    columns = [getattr(rows, name).astype(np.int8) for rows in parallel for name in _COLUMNS]
-    table = np.stack(columns, axis=1)
+    table = np.stack([column for rows in parallel for column in rows.columns().values()], axis=1)
     _, first, profile = np.unique(table, axis=0, return_index=True, return_inverse=True)
     return first, profile.reshape(-1)
 
@@ -152,15 +154,10 @@ def _draws(groups: int, resamples: int, seed: int) -> Iterator[Array]:
         yield counts.reshape(rows, groups).astype(np.float64)
 
 
-def _take(outcomes: Outcomes, rows: NDArray[np.intp]) -> Outcomes:
-    return replace(
-        outcomes, **{name: getattr(outcomes, name)[rows] for name in _COLUMNS}, group=None
-    )
-
-
-def _check_same_examples(a: Outcomes, b: Outcomes) -> None:
-    columns = (a.gold_changed, b.gold_changed), (a.group, b.group)
-    if not all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in columns):
+def _check_same_examples(a: Rows, b: Rows) -> None:
+    pairs = (a.truth(), b.truth()), (a.group, b.group)
+    same = all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in pairs)
+    if len(a) != len(b) or not same:
         raise SelfxError(
             "outcomes of different examples",
             expected="two explainers on the same examples, in the same order",

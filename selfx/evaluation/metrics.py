@@ -1,14 +1,12 @@
-"""Scores as pure functions of per-example outcomes and weights: a bootstrap is one matrix product.
+"""Scores of verdicts, as pure functions of per-example outcomes and weights.
 
-Every metric takes `(outcomes, weights=None)`. Weights are `[n]` for one score or `[r, n]` for `r`
-scores at once; without them each example counts once. Over no examples (or zero weight) a metric is
-NaN. An unparsable answer is wrong in every metric.
+They are metrics as `selfx.evaluation.rows` has them. An unparsable answer is wrong in every one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +14,12 @@ from numpy.typing import NDArray
 
 from selfx.errors import SelfxError
 from selfx.evaluation.parsing import Parsed, normalise, parse
+from selfx.evaluation.rows import Array, Metric, as_weights, check_lengths, ratio, weighted_mean
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
 
-Array = NDArray[np.float64]
+_COLUMNS = ("gold_changed", "pred_changed", "content_equal", "exact", "parsed")
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,23 @@ class Outcomes:
     group: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        lengths = {name: len(column) for name, column in columns.items() if column is not None}
-        if len(set(lengths.values())) > 1:
-            raise SelfxError(f"columns of lengths {lengths}", expected="one length for all")
+        check_lengths({**self.columns(), "group": self.group})
 
     def __len__(self) -> int:
         return len(self.gold_changed)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Returns all that metrics look at, each `[n]`."""
+        return {name: getattr(self, name) for name in _COLUMNS}
+
+    def truth(self) -> NDArray[np.bool_]:
+        """Returns what any explainer's outcomes on the same examples have in common."""
+        return self.gold_changed
+
+    def take(self, rows: NDArray[np.intp]) -> Outcomes:
+        """Returns some of the rows, without their groups."""
+        taken = {name: column[rows] for name, column in self.columns().items()}
+        return replace(self, **taken, group=None)
 
 
 def score(examples: Sequence[Example], answers: Sequence[str]) -> Outcomes:
@@ -80,17 +89,17 @@ def _same_content(example: Example, parsed: Parsed) -> bool:
 
 def exact_match(outcomes: Outcomes, weights: Array | None = None) -> Array:
     """Returns the share of answers whose verdict and content are both right."""
-    return _share(outcomes.exact, weights)
+    return weighted_mean(outcomes.exact, weights)
 
 
 def content_match(outcomes: Outcomes, weights: Array | None = None) -> Array:
     """Returns the share of answers whose content is right, whatever their verdict."""
-    return _share(outcomes.content_equal, weights)
+    return weighted_mean(outcomes.content_equal, weights)
 
 
 def parsed(outcomes: Outcomes, weights: Array | None = None) -> Array:
     """Returns the share of answers that could be read."""
-    return _share(outcomes.parsed, weights)
+    return weighted_mean(outcomes.parsed, weights)
 
 
 def has_changed_f1(outcomes: Outcomes, weights: Array | None = None) -> Array:
@@ -100,10 +109,10 @@ def has_changed_f1(outcomes: Outcomes, weights: Array | None = None) -> Array:
     that is neither true nor predicted anywhere has no F1 and is left out of the mean (as
     scikit-learn's `average="macro"` does); a class that is only true, or only predicted, has 0.
     """
-    weights = _weights(len(outcomes), weights)
+    weights = as_weights(len(outcomes), weights)
     scores = np.stack([_f1(outcomes, label, weights) for label in (0, 1)])
     present = ~np.isnan(scores)
-    return _ratio(np.where(present, scores, 0.0).sum(0), present.sum(0))
+    return ratio(np.where(present, scores, 0.0).sum(0), present.sum(0))
 
 
 def has_changed_f1_released(outcomes: Outcomes, weights: Array | None = None) -> Array:
@@ -112,11 +121,10 @@ def has_changed_f1_released(outcomes: Outcomes, weights: Array | None = None) ->
     It flatters an explainer that stays unreadable where it is unsure; use it only to compare with
     the paper. It is 0 where no answer could be read.
     """
-    kept = _weights(len(outcomes), weights) * outcomes.parsed
+    kept = as_weights(len(outcomes), weights) * outcomes.parsed
     return np.nan_to_num(has_changed_f1(outcomes, kept))[()]
 
 
-Metric = Callable[[Outcomes, Array | None], Array]
 METRICS: dict[str, Metric] = {
     "exact_match": exact_match,
     "has_changed_f1": has_changed_f1,
@@ -125,24 +133,8 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def _weights(n: int, weights: Array | None) -> Array:
-    return np.ones(n) if weights is None else np.asarray(weights, np.float64)
-
-
-def _share(hits: NDArray[np.bool_], weights: Array | None) -> Array:
-    weights = _weights(len(hits), weights)
-    return _ratio(weights @ hits.astype(np.float64), weights.sum(-1))
-
-
 def _f1(outcomes: Outcomes, label: int, weights: Array) -> Array:
     """Returns 2·hits / (true + predicted) of one class; NaN where it is neither."""
     true = (outcomes.gold_changed == label).astype(np.float64)
     predicted = (outcomes.pred_changed == label).astype(np.float64)
-    return _ratio(2 * (weights @ (true * predicted)), weights @ (true + predicted))
-
-
-def _ratio(part: Any, whole: Any) -> Array:
-    """Returns part / whole, NaN where the whole is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    nowhere = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
-    return np.divide(part, whole, out=nowhere, where=whole > 0)[()]
+    return ratio(2 * (weights @ (true * predicted)), weights @ (true + predicted))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,22 @@ import numpy as np
 
 import selfx
 from selfx.errors import SelfxError
-from selfx.evaluation.baselines import BASELINES, get_baseline
+from selfx.evaluation.asked import Asked
 from selfx.evaluation.controls import CONTROLS, get_control
+from selfx.evaluation.descriptions import load_descriptions
+from selfx.evaluation.kept import Keep, Kept
+from selfx.evaluation.kinds import KINDS, SCORES, Kind, kind_of
 from selfx.evaluation.report import load_evaluation, write_report
-from selfx.evaluation.scores import PREDICTIONS, SCORES, Answered, write_evaluation
-from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
+from selfx.evaluation.rivals import MODELS, Bench, looked_up
+from selfx.evaluation.scores import write_evaluation
+from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
+from selfx.explainer.answer import Explainer
 from selfx.explainer.fit import check_widths
-from selfx.files import write_json
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
 from selfx.tasks.store import load_examples, load_trace
 
-UNTRAINED = "untrained"
-DEFAULT_CONTROLS = tuple(CONTROLS)
-DEFAULT_BASELINES = (UNTRAINED, *BASELINES)
+REPORT = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,29 +36,44 @@ class Evaluation:
 
     Attributes:
       controls: names in `CONTROLS`; `none`, the vector itself, always comes first.
-      baselines: names in `BASELINES`, and `untrained`.
+      baselines: names of baselines that fit the task; None takes all that do.
       limit: ask this many test examples, drawn by seed; 0 asks all.
-      max_new_tokens: where an answer that does not end is cut.
+      max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
+      simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
+        model.
     """
 
-    controls: tuple[str, ...] = DEFAULT_CONTROLS
-    baselines: tuple[str, ...] = DEFAULT_BASELINES
+    controls: tuple[str, ...] = tuple(CONTROLS)
+    baselines: tuple[str, ...] | None = None
     limit: int = 0
-    max_new_tokens: int = 40
+    max_new_tokens: int = 0
     batch_size: int = 32
     seed: int = 0
+    simulator: str = ""
 
     def check(self) -> None:
         """Raises SelfxError for a control or baseline that does not exist."""
         for name in self.controls:
             get_control(name)
-        for name in self.baselines:
-            if name != UNTRAINED:
-                get_baseline(name)
-        if self.limit < 0 or self.max_new_tokens < 1 or self.batch_size < 1:
-            raise SelfxError("a negative limit, or nothing to generate", expected="positive sizes")
+        known = dict.fromkeys(name for kind in KINDS.values() for name in kind.baselines)
+        for name in self.baselines or ():
+            if name not in known:
+                raise SelfxError(f"baseline {name!r}", expected=f"one of {', '.join(known)}")
+        if self.limit < 0 or self.max_new_tokens < 0 or self.batch_size < 1:
+            raise SelfxError("a negative limit or length, or no question at once", expected="positive sizes")
+
+    def fitted(self, kind: Kind) -> Evaluation:
+        """The settings for a kind of answers, with what they leave open filled in.
+
+        Raises:
+          SelfxError: a baseline that does not fit.
+        """
+        room = self.max_new_tokens or kind.room
+        return dataclasses.replace(
+            self, baselines=kind.fitting(self.baselines), max_new_tokens=room
+        )
 
 
 def evaluate(
@@ -82,42 +97,90 @@ def evaluate(
       report: told of progress.
 
     Raises:
-      SelfxError: an unknown control or baseline, an empty split, vectors of another width.
+      SelfxError: a control or baseline that is unknown or does not fit, an empty split, vectors of
+        another width.
     """
     settings.check()
     trace = load_trace(data)
+    kind = kind_of(trace["task"])
+    settings = settings.fitted(kind)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
     check_widths(test, explainer.base)
-    constants = {n: _baseline(n, train, test) for n in settings.baselines if n != UNTRAINED}
-    asked = _Asked(explainer, test, Path(out), settings, report)
-    provenance = _provenance(explainer, trace, settings) | {"asked": asked.digest(train)}
-    done = _finished(Path(out), provenance)
+    plain = looked_up(kind, settings.baselines or (), train, test)
+    keep = Kept(Path(out) / ".answers")
+    scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)
+    asked = Asked(explainer, test, settings, keep, report)
+    provenance = _provenance(explainer, trace, settings, scoring) | {"asked": asked.digest(train)}
+    done = _finished(Path(out), kind, provenance)
     if done is not None:
         return done
-    answered = [asked.under(control) for control in _controls(test, settings)]
-    answered += [
-        asked.untrained() if name == UNTRAINED else constants[name] for name in settings.baselines
-    ]
-    scores = write_evaluation(
-        out,
-        test,
-        answered,
-        target=str(trace["target"]),
-        seed=settings.seed,
-        provenance=provenance,
-    )
-    write_report(Path(out) / "report.html", [load_evaluation(out)])
-    asked.forget()
+    bench = Bench(Path(data), train, test, asked, scoring)
+    scores = _written(Path(out), bench, plain, str(trace["target"]), provenance)
+    keep.forget()
     return scores
 
 
-def _finished(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
+def _written(
+    out: Path,
+    bench: Bench,
+    plain: Mapping[str, Answered],
+    target: str,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """The scores, after asking what is to be asked and writing all files."""
+    answered = _answered(bench, plain)
+    scores = write_evaluation(
+        out,
+        bench.test,
+        answered,
+        target=target,
+        scoring=bench.scoring,
+        seed=bench.asked.settings.seed,
+        provenance=provenance | _notes(answered),
+    )
+    write_report(out / REPORT, [load_evaluation(out)])
+    return scores
+
+
+def _answered(bench: Bench, plain: Mapping[str, Answered]) -> list[Answered]:
+    """What the explainer says under every control, and every baseline, in the settings' order."""
+    asked = bench.asked
+    baselines = asked.settings.baselines or ()
+    return [
+        *(asked.under(control) for control in _controls(bench.test, asked.settings)),
+        *(plain.get(name) or MODELS[name](bench) for name in baselines),
+    ]
+
+
+def _verdicts(
+    data: Path,
+    train: Sequence[Example],
+    test: Sequence[Example],
+    settings: Evaluation,
+    keep: Keep,
+    report: Report,
+) -> Scoring:
+    if settings.simulator:
+        raise SelfxError(
+            f"simulator {settings.simulator} for verdicts",
+            expected="a trace of feature descriptions",
+            hint="leave the simulator out",
+        )
+    return BY_VERDICT
+
+
+_SCORINGS: dict[str, Callable[..., Scoring]] = {
+    "verdicts": _verdicts,
+    "descriptions": load_descriptions,
+}
+
+
+def _finished(out: Path, kind: Kind, provenance: dict[str, Any]) -> dict[str, Any] | None:
     """The scores in `out`, if they are of this very evaluation."""
-    files = [out / SCORES, out / PREDICTIONS, out / "report.html"]
-    if not all(file.is_file() for file in files):
+    if not all((out / name).is_file() for name in (*kind.files, REPORT)):
         return None
     try:
-        scores = json.loads(files[0].read_text(encoding="utf-8"))
+        scores = json.loads((out / SCORES).read_text(encoding="utf-8"))
         kept = scores["provenance"]
     except (ValueError, TypeError, KeyError):
         return None
@@ -142,16 +205,8 @@ def _draw(test: list[Example], settings: Evaluation) -> list[Example]:
     return [test[index] for index in sorted(chosen)]
 
 
-def _baseline(name: str, train: Sequence[Example], test: Sequence[Example]) -> Answered:
-    if not train:
-        raise SelfxError(
-            f"baseline {name!r} without training examples", hint="--baselines untrained"
-        )
-    return Answered(name, "none", get_baseline(name)(train, test))
-
-
 def _provenance(
-    explainer: Explainer, trace: dict[str, Any], settings: Evaluation
+    explainer: Explainer, trace: dict[str, Any], settings: Evaluation, scoring: Scoring
 ) -> dict[str, Any]:
     record = {
         "version": selfx.__version__,
@@ -161,78 +216,12 @@ def _provenance(
         "training": dataclasses.asdict(explainer.training),
         "evaluation": dataclasses.asdict(settings),
         "trace": {key: value for key, value in trace.items() if key != "columns"},
+        **scoring.record(),
     }
     return json.loads(json.dumps(record))  # as a reader of scores.json finds it
 
 
-class _Asked:
-    """The answers of one evaluation, each set kept on disk until the scores are written."""
-
-    def __init__(
-        self,
-        explainer: Explainer,
-        test: Sequence[Example],
-        out: Path,
-        settings: Evaluation,
-        report: Report,
-    ):
-        self.explainer, self.test, self.settings, self.report = explainer, test, settings, report
-        self.folder = out / ".answers"
-
-    def under(self, control: str) -> Answered:
-        """The explainer's answers, its vectors replaced as the control says."""
-        vectors = own_vectors(self.test, self.explainer.base.config.d_model)
-        groups = [example.group for example in self.test]
-        vectors = get_control(control)(vectors, seed=self.settings.seed, groups=groups)
-        return Answered(self.explainer.name, control, self._ask(self.explainer, vectors, control))
-
-    def untrained(self) -> Answered:
-        """The answers of the model that the explainer was made from, asked the same way."""
-        plain = untrained(self.explainer.base, self.explainer.training)
-        vectors = own_vectors(self.test, plain.base.config.d_model)
-        return Answered(UNTRAINED, "none", self._ask(plain, vectors, UNTRAINED))
-
-    def forget(self) -> None:
-        """Removes what was kept for resuming."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _ask(self, explainer: Explainer, vectors: np.ndarray, label: str) -> list[str]:
-        file = self.folder / f"{label}-{self._key(explainer, vectors)}.json"
-        if file.exists():
-            return json.loads(file.read_text(encoding="utf-8"))
-        answers = answer(
-            explainer,
-            self.test,
-            vectors,
-            max_new_tokens=self.settings.max_new_tokens,
-            batch_size=self.settings.batch_size,
-            report=lambda done, total, note: self.report(done, total, f"{label} {note}"),
-        )
-        write_json(file, answers)
-        return answers
-
-    def digest(self, train: Sequence[Example]) -> str:
-        """Changes with the adapter and with what the examples ask, hold and have for an answer."""
-        vectors = own_vectors(self.test, self.explainer.base.config.d_model)
-        truth = [(e.answer, e.changed, e.cell) for e in (*train, *self.test)]
-        return self._key(self.explainer, vectors, repr(truth))
-
-    def _key(self, explainer: Explainer, vectors: np.ndarray, *more: str) -> str:
-        """A name that changes with anything that could change the answers."""
-        parts = (
-            explainer.base.hash,
-            repr(explainer.training),
-            repr(self.settings.max_new_tokens),
-            *(f"{example.id} {example.question}" for example in self.test),
-            *more,
-        )
-        whole = hashlib.sha256("\n".join(parts).encode())
-        whole.update(np.ascontiguousarray(vectors).tobytes())
-        whole.update(adapter_digest(explainer))
-        return whole.hexdigest()[:16]
-
-
-def adapter_digest(explainer: Explainer) -> bytes:
-    """sha256 of the explainer's adapter file; of nothing for an untrained model."""
-    file = Path(explainer.name) / "adapter" / "adapter_model.safetensors"
-    return hashlib.sha256(file.read_bytes() if file.exists() else b"").digest()
+def _notes(answered: Sequence[Answered]) -> dict[str, Any]:
+    """What baselines said of themselves."""
+    notes = {run.explainer: dict(run.note) for run in answered if run.note}
+    return {"baselines": notes} if notes else {}

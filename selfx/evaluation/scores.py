@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,46 +13,16 @@ import pyarrow.parquet as pq
 from selfx.errors import SelfxError
 from selfx.evaluation.controls import CONTROLS
 from selfx.evaluation.intervals import LEVEL, RESAMPLES, intervals, paired_differences
-from selfx.evaluation.metrics import Outcomes, score
-from selfx.evaluation.parsing import parse
+from selfx.evaluation.kinds import PREDICTIONS, SCORES, Kind, main_explainer
+from selfx.evaluation.rows import Rows
+from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
 from selfx.files import atomic, write_text
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
 
-SCORES = "scores.json"
-PREDICTIONS = "predictions.parquet"
 # Only these replace the vector and leave the text whole, so only these tell what the vector adds.
 VECTOR_CONTROLS = tuple(name for name in CONTROLS if name != "none")
-SCHEMA = pa.schema(
-    [
-        *[(name, pa.string()) for name in ("id", "explainer", "control", "question", "answer")],
-        ("prediction", pa.string()),
-        ("changed", pa.bool_()),
-        ("content", pa.string()),
-        ("predicted_changed", pa.bool_()),
-        ("predicted_content", pa.string()),
-        ("parsed", pa.bool_()),
-        ("exact", pa.bool_()),
-        ("group", pa.string()),
-        ("cell", pa.string()),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What one explainer answered under one control.
-
-    Attributes:
-        explainer: Its name, or a baseline's.
-        control: What it was fed: "none" (its own vector), "zero", "shuffled", "rotated", "no-text".
-        answers: One text for each example, in the examples' order.
-    """
-
-    explainer: str
-    control: str
-    answers: Sequence[str]
 
 
 def build_scores(
@@ -61,6 +30,7 @@ def build_scores(
     answered: Sequence[Answered],
     *,
     target: str,
+    scoring: Scoring = BY_VERDICT,
     resamples: int = RESAMPLES,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
@@ -68,32 +38,29 @@ def build_scores(
     """Returns the content of `scores.json`: each run's metrics with intervals, and the lift.
 
     The lift is what the vector adds: the first explainer that was also run under a vector control,
-    with its own vector, minus the best such control by exact match. It is None where there is none.
+    with its own vector, minus the best such control by the task's headline score. It is None where
+    there is none.
     """
     _check(examples, answered)
-    outcomes = {(run.explainer, run.control): score(examples, run.answers) for run in answered}
+    rated = scoring.rate(examples, answered)
+    names = ((run.explainer, run.control) for run in answered)
+    outcomes = dict(zip(names, rated, strict=True))
+    kind = scoring.kind
     return {
         "task": examples[0].task,
         "target": target,
         "n": len(examples),
+        "headline": kind.headline,
         "rows": [
             {
                 "explainer": explainer,
                 "control": control,
-                "metrics": intervals(result, resamples=resamples, seed=seed),
+                "metrics": intervals(result, kind.metrics, resamples=resamples, seed=seed),
             }
             for (explainer, control), result in outcomes.items()
         ],
-        "lift": _lift(outcomes, resamples=resamples, seed=seed),
-        "provenance": {
-            "intervals": {
-                "level": LEVEL,
-                "clustered_by": "group",
-                "resamples": resamples,
-                "seed": seed,
-            },
-            **(provenance or {}),
-        },
+        "lift": _lift(kind, outcomes, resamples=resamples, seed=seed),
+        "provenance": {"intervals": _how(resamples, seed), **(provenance or {})},
     }
 
 
@@ -103,33 +70,40 @@ def write_evaluation(
     answered: Sequence[Answered],
     *,
     target: str,
+    scoring: Scoring = BY_VERDICT,
     resamples: int = RESAMPLES,
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns the scores, after writing them and the predictions into the folder."""
-    scores = build_scores(
-        examples, answered, target=target, resamples=resamples, seed=seed, provenance=provenance
-    )
-    write_predictions(Path(folder) / PREDICTIONS, examples, answered)
+    """Returns the scores, after writing them and all that they are of into the folder."""
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed, "provenance": provenance}
+    scores = build_scores(examples, answered, target=target, scoring=scoring, **settings)
+    main = main_explainer(scores)
+    own = next(run for run in answered if (run.explainer, run.control) == main)
+    for name, content in scoring.attached(examples, own).items():
+        write_text(Path(folder) / name, _json(content))
+    write_predictions(Path(folder) / PREDICTIONS, examples, answered, scoring)
     write_scores(Path(folder) / SCORES, scores)
     return scores
 
 
 def write_scores(path: str | Path, scores: Mapping[str, Any]) -> None:
     """Writes the scores as JSON, whole or not at all."""
-    text = json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(Path(path), _encodable(text) + "\n")
+    write_text(Path(path), _json(scores))
 
 
 def write_predictions(
-    path: str | Path, examples: Sequence[Example], answered: Sequence[Answered]
+    path: str | Path,
+    examples: Sequence[Example],
+    answered: Sequence[Answered],
+    scoring: Scoring = BY_VERDICT,
 ) -> None:
     """Writes one row for each run and example as parquet, whole or not at all."""
     _check(examples, answered)
-    rows = [row for run in answered for row in _rows(examples, run)]
+    rows = list(_rows(examples, answered, scoring))
     with atomic(Path(path)) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
+        table = pa.Table.from_pylist(rows, scoring.kind.schema)
+        pq.write_table(table, partial, compression="zstd")
 
 
 def _check(examples: Sequence[Example], answered: Sequence[Answered]) -> None:
@@ -151,40 +125,46 @@ def _check(examples: Sequence[Example], answered: Sequence[Answered]) -> None:
         )
 
 
+def _how(resamples: int, seed: int) -> dict[str, Any]:
+    return {"level": LEVEL, "clustered_by": "group", "resamples": resamples, "seed": seed}
+
+
 def _lift(
-    outcomes: Mapping[tuple[str, str], Outcomes], *, resamples: int, seed: int
+    kind: Kind, outcomes: Mapping[tuple[str, str], Rows], *, resamples: int, seed: int
 ) -> dict[str, Any] | None:
     for explainer, control in outcomes:
         controls = [name for name in VECTOR_CONTROLS if (explainer, name) in outcomes]
         if control == "none" and controls:
-            best = max(controls, key=lambda name: outcomes[explainer, name].exact.mean())
+            best = max(controls, key=lambda name: kind.headline_of(outcomes[explainer, name]))
             own, without = outcomes[explainer, "none"], outcomes[explainer, best]
-            metrics = paired_differences(own, without, resamples=resamples, seed=seed)
+            metrics = paired_differences(own, without, kind.metrics, resamples=resamples, seed=seed)
             return {"explainer": explainer, "control": best, "metrics": metrics}
     return None
 
 
-def _rows(examples: Sequence[Example], run: Answered) -> Iterator[dict[str, Any]]:
-    exact = score(examples, run.answers).exact
-    for example, prediction, hit in zip(examples, run.answers, exact, strict=True):
-        parsed = parse(prediction)
-        row = {
-            "id": example.id,
-            "explainer": run.explainer,
-            "control": run.control,
-            "question": example.question,
-            "answer": example.answer,
-            "prediction": prediction,
-            "changed": bool(example.changed),
-            "content": example.content,
-            "predicted_changed": parsed.changed,
-            "predicted_content": parsed.content,
-            "parsed": parsed.ok,
-            "exact": bool(hit),
-            "group": example.group,
-            "cell": example.cell,
-        }
-        yield {key: _encodable(v) if isinstance(v, str) else v for key, v in row.items()}
+def _rows(
+    examples: Sequence[Example], answered: Sequence[Answered], scoring: Scoring
+) -> Iterator[dict[str, Any]]:
+    own = scoring.columns(examples, answered)
+    for run in answered:
+        for example, prediction in zip(examples, run.answers, strict=True):
+            row = {
+                "id": example.id,
+                "explainer": run.explainer,
+                "control": run.control,
+                "question": example.question,
+                "answer": example.answer,
+                "prediction": prediction,
+                "group": example.group,
+                "cell": example.cell,
+                **next(own),
+            }
+            yield {key: _encodable(v) if isinstance(v, str) else v for key, v in row.items()}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return _encodable(text) + "\n"
 
 
 def _encodable(text: str) -> str:

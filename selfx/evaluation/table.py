@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEADINGS = {
-    "exact_match": "exact match",
-    "has_changed_f1": "has-changed F1",
-    "content_match": "content match",
-    "parsed": "parsed",
-}
+from selfx.evaluation.kinds import Kind, kind_of
 
 
 def score_table(scores: Mapping[str, Any]) -> str:
-    """The rows of `scores.json` in aligned columns, percent with 95 % intervals, and the lift."""
-    head = ["explainer", "vector", *HEADINGS.values()]
+    """The rows of `scores.json` in aligned columns, percent with 95 % intervals, and the lift.
+
+    Of measures too many for a line it has those that say most.
+    """
+    kind = kind_of(scores["task"])
+    measures = {name: measure for name, measure in kind.measures.items() if measure.brief}
+    head = ["explainer", "vector", *(measure.heading for measure in measures.values())]
     body = [
         [
             _short(row["explainer"]),
             row["control"],
-            *(_cell(row["metrics"].get(m)) for m in HEADINGS),
+            *(_cell(row["metrics"].get(name)) for name in measures),
         ]
         for row in scores["rows"]
     ]
@@ -29,14 +29,14 @@ def score_table(scores: Mapping[str, Any]) -> str:
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in [head, *body]
     ]
     title = f"{scores['task']} on {scores['target']}, {scores['n']} held-out questions"
-    return "\n".join([title, *(line.rstrip() for line in lines), *_lift(scores.get("lift"))])
+    return "\n".join([title, *(line.rstrip() for line in lines), *_lift(kind, scores.get("lift"))])
 
 
-def _lift(lift: Mapping[str, Any] | None) -> list[str]:
+def _lift(kind: Kind, lift: Mapping[str, Any] | None) -> list[str]:
     if not lift:
         return []
-    gain = _cell(lift["metrics"]["exact_match"])
-    return [f"activation lift: {gain} points of exact match over the {lift['control']} vector"]
+    gain, of = _cell(lift["metrics"][kind.headline]), kind.measures[kind.headline].heading
+    return [f"{kind.carries} lift: {gain} points of {of} over the {lift['control']} vector"]
 
 
 def _cell(metric: Mapping[str, float] | None) -> str:

@@ -34,6 +34,8 @@ from selfx.weights.load import LanguageModel
 FEATURES_A_BLOCK = 64
 OVERSAMPLE = 1.6
 """Directions looked at, at most, for each example wanted: some are hardly ever on."""
+_FILES = ("dictionary", "facts")
+"""Settings that name files: what they hold decides, not where they lie."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,7 @@ def trace_features(
         "limit": limit,
         "seed": seed,
         **dataclasses.asdict(options),
+        **{name: digest(given) for name in _FILES if (given := getattr(options, name))},
     }
     maker = _Maker(target, Path(out), data, limit, seed, options, progress)
     test = round(limit * options.test_share)
@@ -140,7 +143,7 @@ def trace_features(
         block=maker.block,
         most_blocks=-(-round(limit * OVERSAMPLE) // FEATURES_A_BLOCK),
         quota=Quota(limit - test, test, cells=0, balanced=False),
-        details=lambda: {"texts": str(data), "sources": maker.about()},
+        details=lambda: {"texts": str(data), "directions": maker.about()},
     )
     return collect(plan, out, progress)
 

@@ -48,8 +48,12 @@ def read_rows(source: str | Path) -> Rows:
 
 
 def digest(source: str | Path) -> str:
-    """The SHA-256 of a file; a hub id stands for itself."""
+    """The SHA-256 of a file, or of all files in a folder; a hub id stands for itself."""
     path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        parts = (f"{file.relative_to(path)} {digest(file)}\n" for file in files)
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(source)
 
 

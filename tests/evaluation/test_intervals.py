@@ -6,6 +6,7 @@ import pytest
 from selfx.errors import SelfxError
 from selfx.evaluation.intervals import interval, intervals, paired_difference, paired_differences
 from selfx.evaluation.metrics import METRICS, Outcomes, exact_match, has_changed_f1
+from selfx.evaluation.rows import Numbers, mean_of
 
 
 def outcomes(hits, group=None):
@@ -144,9 +145,73 @@ def test_bad_settings_raise():
         intervals(outcomes([]))
 
 
+def test_means_of_numbers_equal_a_bootstrap_by_hand():
+    """Merged where most rows are equal, and as they stand where they are not."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(40, size=240)
+    members = [np.flatnonzero(group == g) for g in np.unique(group)]
+    draws = [
+        np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+        for _ in range(3000)
+    ]
+    for column in (rng.normal(size=240) + group / 20, rng.integers(0, 3, 240) / 2):
+        got = interval(mean_of("score"), Numbers({"score": column}, group), resamples=6000)
+        low, high = np.quantile([column[rows].mean() for rows in draws], [0.025, 0.975])
+        assert got["value"] == pytest.approx(column.mean())
+        assert got["low"] == pytest.approx(low, abs=0.02)
+        assert got["high"] == pytest.approx(high, abs=0.02)
+
+
+def test_intervals_of_numbers_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    inside = naive = 0
+    for trial in range(250):
+        levels = np.repeat(rng.normal(size=80), 5) + 0.3 * rng.normal(size=400)
+        group = np.repeat(np.arange(80), 5)
+        for rows in (Numbers({"score": levels}, group), Numbers({"score": levels})):
+            got = interval(mean_of("score"), rows, resamples=300, seed=trial)
+            covers = got["low"] <= 0 <= got["high"]
+            inside += covers and rows.group is not None
+            naive += covers and rows.group is None
+    assert 0.91 <= inside / 250 <= 0.98
+    assert naive / 250 < 0.85
+
+
+def test_a_paired_difference_of_numbers_cancels_what_is_common():
+    rng = np.random.default_rng(0)
+    hard, group = rng.normal(size=300), np.repeat(np.arange(100), 3)
+    a, b = (Numbers({"score": hard + shift}, group) for shift in (0.1, 0.0))
+    got = paired_difference(mean_of("score"), a, b)
+    assert got == pytest.approx({"value": 0.1, "low": 0.1, "high": 0.1})
+    for other in (
+        Numbers({"score": hard[:299]}, group[:299]),
+        Numbers({"score": hard}, group[::-1]),
+    ):
+        with pytest.raises(SelfxError, match="different examples"):
+            paired_difference(mean_of("score"), a, other)
+    with pytest.raises(SelfxError, match="different examples"):
+        paired_difference(mean_of("score"), Numbers({"score": hard}), Numbers({"score": hard[1:]}))
+
+
+def test_numbers_are_finite_and_of_one_length():
+    with pytest.raises(SelfxError, match="a score that is no number"):
+        Numbers({"score": np.array([1.0, np.nan])})
+    with pytest.raises(SelfxError, match="lengths"):
+        Numbers({"score": np.ones(3)}, np.arange(2))
+
+
 def test_is_quick_at_full_size():
     rng = np.random.default_rng(0)
     data = outcomes(rng.random(6000) < 0.5, rng.integers(1500, size=6000))
     started = time.perf_counter()
     intervals(data, resamples=1000)
+    assert time.perf_counter() - started < 1
+
+
+def test_numbers_are_quick_at_full_size():
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(size=1600) for name in "abcdefgh"}
+    rows = Numbers(columns, rng.integers(1400, size=1600))
+    started = time.perf_counter()
+    intervals(rows, {name: mean_of(name) for name in columns}, resamples=1000)
     assert time.perf_counter() - started < 1

@@ -5,8 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.evaluation.report import finding, load_evaluation, render, view, write_report
-from selfx.evaluation.scores import Answered, write_evaluation
+from selfx.evaluation.report import load_evaluation, render, view, write_report
+from selfx.evaluation.scores import write_evaluation
+from selfx.evaluation.scoring import Answered
+from selfx.evaluation.words import finding
 
 ATTACK = "<script>alert('x')</script>"
 

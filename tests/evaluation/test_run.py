@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.evaluation import run as running
+from selfx.evaluation import asked as asking
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained
@@ -74,7 +74,7 @@ def calls(monkeypatch):
     class Calls(list):
         stop = None
 
-    made, real = Calls(), running.answer
+    made, real = Calls(), asking.answer
 
     def counted(explainer, examples, vectors, **more):
         made.append(vectors)
@@ -82,7 +82,7 @@ def calls(monkeypatch):
             raise Stop
         return real(explainer, examples, vectors, **more)
 
-    monkeypatch.setattr(running, "answer", counted)
+    monkeypatch.setattr(asking, "answer", counted)
     return made
 
 
@@ -226,7 +226,7 @@ def test_without_vectors_there_is_nothing_to_control(explainer, hints, tmp_path)
         (Evaluation(controls=("inverted",)), "inverted"),
         (Evaluation(baselines=("oracle",)), "oracle"),
         (Evaluation(limit=-1), "limit"),
-        (Evaluation(max_new_tokens=0), "nothing to generate"),
+        (Evaluation(max_new_tokens=-1), "a negative limit or length"),
         (Evaluation(batch_size=0), "expected"),
     ],
 )

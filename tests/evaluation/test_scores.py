@@ -5,15 +5,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.errors import SelfxError
+from selfx.evaluation.kinds import VERDICTS
 from selfx.evaluation.metrics import METRICS
 from selfx.evaluation.scores import (
-    SCHEMA,
-    Answered,
     build_scores,
     write_evaluation,
     write_predictions,
     write_scores,
 )
+from selfx.evaluation.scoring import Answered
 
 
 @pytest.fixture
@@ -41,8 +41,9 @@ def test_scores_have_the_agreed_keys_and_numbers(examples, runs):
     scores = build_scores(
         examples, runs, target="tiny", resamples=200, provenance={"weights": "ab"}
     )
-    assert list(scores) == ["task", "target", "n", "rows", "lift", "provenance"]
+    assert list(scores) == ["task", "target", "n", "headline", "rows", "lift", "provenance"]
     assert (scores["task"], scores["target"], scores["n"]) == ("activation-patching", "tiny", 40)
+    assert scores["headline"] == "exact_match"
     assert [set(row) for row in scores["rows"]] == [{"explainer", "control", "metrics"}] * 5
     assert all(list(row["metrics"]) == list(METRICS) for row in scores["rows"])
     values = [row["metrics"]["exact_match"]["value"] for row in scores["rows"]]
@@ -69,7 +70,7 @@ def test_without_a_control_of_the_vector_there_is_no_lift(examples, runs):
 def test_predictions_hold_every_answer(tmp_path, examples, runs):
     write_predictions(tmp_path / "p.parquet", examples, runs)
     table = pq.read_table(tmp_path / "p.parquet")
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(VERDICTS.schema)
     assert len(table) == 5 * 40
     unread, read = table.slice(40 * 2 + 1, 1).to_pylist()[0], table.slice(40, 1).to_pylist()[0]
     assert read == {
