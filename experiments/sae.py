@@ -11,9 +11,7 @@ figures are kept in `experiments/results/NAME`.
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from experiments.benchmarks.torch_sae import TorchSae
 from selfx.features.dictionaries.inspect import inspect_sae
 from selfx.features.dictionaries.sae import Origin, Sae
 from selfx.features.dictionaries.save import save_saelens
+from selfx.features.exemplars.texts import read_texts
 from selfx.features.training.grid import Scales, State
 from selfx.features.training.objective import Objective
 from selfx.features.training.optimise import first_state, moments, saes, summary
@@ -47,7 +46,7 @@ class Config:
     """One run."""
 
     text: Path
-    """Plain text or .gz; lines such as ` = Title = ` begin documents."""
+    """As `selfx sae train --data` takes it."""
     name: str = "sae"
     """Of the folder of results."""
     model: str = "smollm2-135m-instruct"
@@ -70,14 +69,6 @@ class Config:
     keep: Path | None = None
     """Where the dictionaries go, in SAELens' layout, a folder each."""
     seed: int = 0
-
-
-def documents(path: Path) -> list[str]:
-    """The articles of a text: a new one at each title of the first rank."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        parts = re.split(r"\n(?= = [^=])", file.read())
-    return [part for part in parts if part.strip()]
 
 
 def part(text: Packed, rows: slice) -> Packed:
@@ -187,7 +178,7 @@ def main(config: Config) -> dict[str, Any]:
     """Prints and keeps the figures."""
     lm, training = selfx.load(config.model), settings(config)
     training.check()
-    text = pack(lm.tokenizer, documents(config.text), context=config.context)
+    text = pack(lm.tokenizer, read_texts(config.text), context=config.context)
     cut = len(text) - max(1, round(config.held_out * len(text)))
     learnt = part(text, slice(0, cut if config.limit is None else min(cut, config.limit)))
     test = part(text, slice(cut, cut + config.eval_rows))

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from selfx.data import text_path
 from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
@@ -16,6 +17,10 @@ from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit
 from selfx.explainer.run import Training
 from selfx.explainer.step import Optimization
+from selfx.features.exemplars.texts import read_texts
+from selfx.features.training.packing import pack
+from selfx.features.training.settings import SaeTraining
+from selfx.features.training.train import train as train_saes
 from selfx.models.parameters import parameter_count
 from selfx.progress import progress
 from selfx.tasks.trace import trace
@@ -33,6 +38,8 @@ class Lesson:
     limit: int
     training: Training
     evaluation: Evaluation
+    dictionary: SaeTraining | None = None
+    """Of the features that are described, where they are."""
 
 
 LESSONS = (
@@ -58,13 +65,34 @@ LESSONS = (
         ),
         evaluation=Evaluation(limit=70, max_new_tokens=24),
     ),
+    Lesson(
+        "feature-description",
+        "We train a small sparse dictionary on what the model computes, look for the texts that "
+        "excite each of its directions, and put in words what they have in common. The explainer "
+        "gets a direction as one token of its prompt and must say what excites it. What it says is "
+        "scored by how well the true activations can be predicted from it.",
+        limit=480,
+        training=Training(
+            epochs=3, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
+        ),
+        evaluation=Evaluation(limit=48, max_new_tokens=64),
+        dictionary=SaeTraining(
+            layers=(8,),
+            widths=(1024,),
+            ks=(16,),
+            tokens=131_072,
+            batch_size=1024,
+            dead_after=50_000,
+            buffer=16_384,
+        ),
+    ),
 )
 
 
 def quickstart(
     out: Path, model: str = MODEL, lessons: tuple[Lesson, ...] = LESSONS
 ) -> dict[str, Any]:
-    """Traces, trains and evaluates both tasks; returns the scores, the report's path, the time.
+    """Traces, trains and evaluates each task; returns the scores, the report's path, the time.
 
     Args:
       out: where everything goes; traces and runs that are there already are not made again.
@@ -95,16 +123,32 @@ def _learn(lm: LanguageModel, out: Path, number: int, lesson: Lesson, say: Any) 
     say(f"[bold]{number}. {lesson.task}.[/] {lesson.why}")
     began = time.monotonic()
     data, run, scores = (_folder(out, lesson, name) for name in ("trace", "run", "scores"))
+    options = _dictionary(lm, out, lesson, say)
     with progress("   running the experiments") as report:
-        traced = trace(lesson.task, lm, data, limit=lesson.limit, progress=report)
+        traced = trace(lesson.task, lm, data, limit=lesson.limit, progress=report, **options)
     counts = traced["counts"]
-    say(f"   {counts['train']} examples to learn from, {counts['test']} held out by subject")
+    say(f"   {counts['train']} examples to learn from, {counts['test']} held out")
     with progress("   training the explainer") as report:
         fit(lm, [data], run, lesson.training, report=report)
     with progress("   asking held-out questions") as report:
         result = evaluate(load_explainer(run, lm), data, scores, lesson.evaluation, report=report)
     say(f"   done in {(time.monotonic() - began) / 60:.1f} minutes: {scores}\n")
     return result
+
+
+def _dictionary(lm: LanguageModel, out: Path, lesson: Lesson, say: Any) -> dict[str, Any]:
+    """The setting that names the lesson's dictionary, trained first where it has one."""
+    if lesson.dictionary is None:
+        return {}
+    folder = _folder(out, lesson, "dictionary")
+    text = pack(lm.tokenizer, read_texts(text_path()))
+    with progress("   training a dictionary") as report:
+        trained = train_saes(lm, text, folder, lesson.dictionary, report=report)
+    row = trained.rows[0]
+    say(
+        f"   a dictionary: {row['l0']:.0f} directions a token, {1 - row['fvu']:.0%} of the variance"
+    )
+    return {"dictionary": str(folder)}
 
 
 def _folder(out: Path, lesson: Lesson, name: str) -> Path:

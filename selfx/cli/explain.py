@@ -42,10 +42,11 @@ class Train:
     """Adapters are scaled by alpha / rank."""
     style: Literal["chat", "plain"] = "chat"
     """Questions in the chat template, or as plain text."""
-    scaling: Literal["matched", "raw"] = "matched"
-    """Vectors at the length of embeddings, or as they are (the paper)."""
+    scaling: Literal["matched", "raw", "layer"] = "matched"
+    """Vectors in place of an embedding, at the length of embeddings or raw, as they are (the paper);
+    or added at the layer that they are from."""
     strength: float = 5.0
-    """How many embedding lengths, where matched."""
+    """How many embedding lengths, where matched; how many lengths of the residual, at a layer."""
     remat: bool = False
     """Less memory, more time."""
     seed: int = 0

@@ -22,7 +22,7 @@ from selfx.evaluation.rivals import MODELS, Bench, looked_up
 from selfx.evaluation.scores import write_evaluation
 from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
 from selfx.explainer.answer import Explainer
-from selfx.explainer.fit import check_widths
+from selfx.explainer.fit import check_vectors
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
 from selfx.tasks.store import load_examples, load_trace
@@ -62,7 +62,9 @@ class Evaluation:
             if name not in known:
                 raise SelfxError(f"baseline {name!r}", expected=f"one of {', '.join(known)}")
         if self.limit < 0 or self.max_new_tokens < 0 or self.batch_size < 1:
-            raise SelfxError("a negative limit or length, or no question at once", expected="positive sizes")
+            raise SelfxError(
+                "a negative limit or length, or no question at once", expected="positive sizes"
+            )
 
     def fitted(self, kind: Kind) -> Evaluation:
         """The settings for a kind of answers, with what they leave open filled in.
@@ -105,7 +107,7 @@ def evaluate(
     kind = kind_of(trace["task"])
     settings = settings.fitted(kind)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
-    check_widths(test, explainer.base)
+    check_vectors(test, explainer.base)
     plain = looked_up(kind, settings.baselines or (), train, test)
     keep = Kept(Path(out) / ".answers")
     scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)

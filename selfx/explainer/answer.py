@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from selfx.errors import SelfxError
-from selfx.explainer.fit import check_widths
+from selfx.explainer.fit import check_vectors
 from selfx.explainer.injection import injection
 from selfx.explainer.lora import check_adapters, merge
 from selfx.explainer.prompts import Prompt, Prompter, check_room, make_prompter
 from selfx.explainer.run import Run, Training
 from selfx.interventions.batching import bucket
+from selfx.interventions.edits import Edits
 from selfx.models.decoder import Decoder, apart
 from selfx.models.generate import generate
 from selfx.models.stack import Apart
@@ -100,7 +100,7 @@ def answer(
     Raises:
       SelfxError: vectors of another width, or questions longer than the explainer's context.
     """
-    check_widths(examples, explainer.base)
+    check_vectors(examples, explainer.base, explainer.training.scaling)
     if vectors is None:
         vectors = own_vectors(examples, explainer.base.config.d_model)
     prompts = [explainer.prompter.prompt(example) for example in examples]
@@ -113,7 +113,9 @@ def answer(
         rows = order[start : start + batch_size]
         filled = rows + rows[-1:] * (batch_size - len(rows))
         asked = [prompts[i] for i in filled]
-        texts = _generate(explainer, layers, asked, vectors[filled], max_new_tokens)
+        depths = np.array([examples[i].layer for i in filled], np.int32)
+        read = injected(explainer, vectors[filled], asked, depths)
+        texts = _generate(explainer, layers, asked, read, max_new_tokens)
         for index, text in zip(rows, texts, strict=False):
             answers[index] = text
         report(start + len(rows), len(order), "")
@@ -138,7 +140,7 @@ def _generate(
     explainer: Explainer,
     layers: Apart | None,
     prompts: Sequence[Prompt],
-    vectors: np.ndarray,
+    edits: Edits | None,
     limit: int,
 ) -> list[str]:
     width = bucket(max(len(prompt.ids) for prompt in prompts))
@@ -147,9 +149,6 @@ def _generate(
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt.ids)] = prompt.ids
         mask[row, : len(prompt.ids)] = True
-    training = explainer.training
-    slots = jnp.asarray([prompt.slot for prompt in prompts], jnp.int32)
-    edits = _edits(explainer.model, vectors, slots, training)
     ends = explainer.base.eos_ids
     out = generate(
         explainer.model,
@@ -165,8 +164,12 @@ def _generate(
     return [str(decode(row[row >= 0], skip_special_tokens=True)).strip() for row in written]
 
 
-def _edits(model: Decoder, vectors: np.ndarray, slots: Any, training: Training) -> Any:
-    """The injection, or None where no row has a slot."""
+def injected(
+    explainer: Explainer, vectors: np.ndarray, prompts: Sequence[Prompt], layers: np.ndarray
+) -> Edits | None:
+    """The edit by which prompts read vectors `[b, d]` taken after `layers` `[b]`; None of none."""
+    slots = jnp.asarray([prompt.slot for prompt in prompts], jnp.int32)
     if int(slots.max()) < 0:
         return None
-    return injection(model, jnp.asarray(vectors), slots, training.scaling, training.strength)
+    how = explainer.training.scaling, explainer.training.strength
+    return injection(explainer.model, jnp.asarray(vectors), slots, *how, layers)

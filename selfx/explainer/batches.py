@@ -33,6 +33,7 @@ class Batch:
       weights: float32 `[b, a]`, 1 at real answer tokens, else 0.
       vectors: float32 `[b, d]`.
       slots: int32 `[b]`, where a row's vector goes, -1 for nowhere.
+      layers: int32 `[b]`, the layer that it was taken after, -1 where that is not known.
     """
 
     tokens: np.ndarray
@@ -42,6 +43,7 @@ class Batch:
     weights: np.ndarray
     vectors: np.ndarray
     slots: np.ndarray
+    layers: np.ndarray
 
     @property
     def n_tokens(self) -> int:
@@ -57,6 +59,7 @@ class Row:
     answer: tuple[int, ...]
     slot: int
     vector: np.ndarray | None
+    layer: int = -1
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.answer)
@@ -118,6 +121,7 @@ class Plan:
             weights=np.zeros((n, a), np.float32),
             vectors=np.zeros((n, self.d_model), np.float32),
             slots=np.full(n, -1, np.int32),
+            layers=np.full(n, -1, np.int32),
         )
         for i, row in enumerate(rows):
             question, answer = len(row.ids), len(row.answer)
@@ -126,7 +130,7 @@ class Plan:
             batch.ask[i, :answer] = np.arange(question - 1, question + answer - 1)
             batch.answers[i, :answer] = row.answer
             batch.weights[i, :answer] = 1
-            batch.slots[i] = row.slot
+            batch.slots[i], batch.layers[i] = row.slot, row.layer
             if row.vector is not None:
                 batch.vectors[i] = row.vector
         return batch
@@ -134,4 +138,5 @@ class Plan:
 
 def _row(example: Example, prompter: Prompter, wording: int) -> Row:
     prompt = prompter.prompt(example, wording)
-    return Row(prompt.ids, prompter.answer(example), prompt.slot, example.vector)
+    answer = prompter.answer(example)
+    return Row(prompt.ids, answer, prompt.slot, example.vector, example.layer)

@@ -16,6 +16,7 @@ from selfx.checkpoint import Checkpoints, checkpoints
 from selfx.errors import SelfxError
 from selfx.explainer import lora
 from selfx.explainer.batches import Plan
+from selfx.explainer.injection import Scaling
 from selfx.explainer.prompts import check_room, make_prompter
 from selfx.explainer.run import Run, Training, digest
 from selfx.explainer.step import State, init_state, make_step
@@ -69,7 +70,7 @@ def fit(
     training.check()
     data = [Path(folder) for folder in data]
     examples = [example for folder in data for example in load_examples(folder, "train")]
-    _check_examples(examples, explainer, data)
+    _check_examples(examples, explainer, data, training.scaling)
     prompter = make_prompter(explainer.tokenizer, explainer.eos_ids, training.style)
     width = explainer.config.d_model
     size, seed = training.batch_size, training.seed
@@ -169,7 +170,7 @@ def _record(explainer: LanguageModel, data: Sequence[Path], training: Training) 
 
 
 def _check_examples(
-    examples: list[Example], explainer: LanguageModel, data: Sequence[Path]
+    examples: list[Example], explainer: LanguageModel, data: Sequence[Path], scaling: Scaling
 ) -> None:
     if not examples:
         raise SelfxError(
@@ -177,11 +178,13 @@ def _check_examples(
             expected="trace folders with train-*.parquet",
             hint="selfx trace TASK --out DIR",
         )
-    check_widths(examples, explainer)
+    check_vectors(examples, explainer, scaling)
 
 
-def check_widths(examples: Sequence[Example], explainer: LanguageModel) -> None:
-    """Raises SelfxError where vectors are not as wide as the explainer's embeddings."""
+def check_vectors(
+    examples: Sequence[Example], explainer: LanguageModel, scaling: Scaling = "raw"
+) -> None:
+    """Raises SelfxError where vectors are not as wide, or from as deep, as the explainer is."""
     widths = {example.vector.shape[0] for example in examples if example.vector is not None}
     wrong = sorted(widths - {explainer.config.d_model})
     if wrong:
@@ -189,4 +192,12 @@ def check_widths(examples: Sequence[Example], explainer: LanguageModel) -> None:
             f"vectors of width {wrong[0]} for an explainer of width {explainer.config.d_model}",
             expected="a target and an explainer of one width: there are no projections yet",
             hint="trace with a target of the explainer's width",
+        )
+    deep = explainer.config.n_layers
+    lost = [e for e in examples if e.vector is not None and not 0 <= e.layer < deep]
+    if scaling == "layer" and lost:
+        raise SelfxError(
+            f"example {lost[0].id} with a vector of layer {lost[0].layer}",
+            expected=f"a layer from 0 to {deep - 1} of the explainer to add it after",
+            hint="let vectors replace the placeholder's embedding: --scaling matched",
         )

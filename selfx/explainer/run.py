@@ -43,8 +43,10 @@ class Training:
       rank: of the adapters.
       alpha: adapters are scaled by alpha / rank.
       style: how a question is framed: the explainer's `chat` template, or `plain` text.
-      scaling: whether a vector enters `raw` (the paper) or `matched` to the embeddings' length.
-      strength: how many average embedding lengths, where `matched`.
+      scaling: how a vector enters: in place of an embedding, `raw` (the paper) or `matched` to the
+        embeddings' length, or added at its own `layer`.
+      strength: how many average embedding lengths, where `matched`; how many lengths of the
+        residual, at a `layer`.
       optimization: AdamW's settings.
       remat: recompute instead of keeping: less memory, more time.
       seed: of the adapters' start and the order of the data.

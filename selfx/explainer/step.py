@@ -76,7 +76,7 @@ def answer_loss(
 
     Logits are computed at the answer's positions alone: the vocabulary is the widest axis there is.
     """
-    edits = injection(model, batch.vectors, batch.slots, scaling, strength)
+    edits = injection(model, batch.vectors, batch.slots, scaling, strength, batch.layers)
     out = forward(
         model,
         batch.tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from selfx.tasks.schema import FEATURES, SCHEMAS
 from selfx.tasks.split import TEST_SHARE, check_share, short_hash, split_of
 from selfx.weights.load import LanguageModel
 
+About = Literal["inputs", "both"]
 FEATURES_A_BLOCK = 64
 OVERSAMPLE = 1.6
 """Directions looked at, at most, for each example wanted: some are hardly ever on."""
@@ -48,6 +49,8 @@ class Describing:
       layers: for the others: which layers, such as `6,14,22`; "" takes three.
       facts: for `differences`: a file of facts; "" takes those that come with selfx.
       describer: who puts the truth in words, as `selfx.tasks.describers` names it.
+      about: `inputs`, what excites a direction, or `both`, and which tokens it promotes: a
+        describer of `inputs` is not shown the latter.
       context: tokens a window.
       exemplars: windows of each kind for a direction: half to describe it from, half to score on.
       least: windows in which a direction must be on.
@@ -61,6 +64,7 @@ class Describing:
     layers: str = ""
     facts: str = ""
     describer: str = BUILT_IN
+    about: About = "inputs"
     context: int = 64
     exemplars: int = 20
     least: int = 8
@@ -74,6 +78,8 @@ class Describing:
             raise SelfxError(
                 f"directions {self.directions!r}", expected=f"one of {', '.join(D.KINDS)}"
             )
+        if self.about not in get_args(About):
+            raise SelfxError(f"about {self.about!r}", expected=" or ".join(get_args(About)))
         if not 0 < self.alike <= 1:
             raise SelfxError(f"alike={self.alike}", expected="a cosine above 0, at most 1")
         for name, low in (("context", 8), ("exemplars", 4), ("least", 1), ("batch_size", 1)):
@@ -171,7 +177,7 @@ class _Maker:
         rows, asked = [], self.order[start : start + FEATURES_A_BLOCK]
         evidence = [halves(self._evidence(int(candidate))) for candidate in asked]
         usable = [i for i, parts in enumerate(evidence) if _enough(parts, self.options)]
-        said = self._describe([evidence[i][0] for i in usable])
+        said = self._describe([self._shown(int(asked[i]), evidence[i][0]) for i in usable])
         for i, description in zip(usable, said, strict=True):
             if description is not None:
                 rows.append(self._row(int(asked[i]), evidence[i][1], description))
@@ -253,6 +259,13 @@ class _Maker:
             self.exemplars[source], index, self.pieces, promoted=high, suppressed=low
         )
         return dataclasses.replace(found, feature=int(self.sources[source].numbers[index]))
+
+    def _shown(self, candidate: int, evidence: Evidence) -> tuple[int, Evidence]:
+        """The layer, and what the describer may look at."""
+        layer = self.sources[self.places[candidate][0]].reader.layer
+        if self.options.about == "both":
+            return layer, evidence
+        return layer, dataclasses.replace(evidence, promoted=(), suppressed=())
 
     @functools.cached_property
     def _describe(self) -> Describers:

@@ -29,6 +29,7 @@ class Example:
       content: the outcome after the intervention (what it stayed at, if unchanged), or "".
       vector: float32 `[d]`, or None where a task has none.
       details: the columns of the trace that it came from, vector left out.
+      layer: the layer that the vector was taken after, -1 where there is none.
       openings: the wordings for a model that does not chat, sentences that the answer completes;
         empty where it is asked the same questions.
     """
@@ -46,6 +47,7 @@ class Example:
     vector: np.ndarray | None
     details: dict[str, Any]
     openings: tuple[str, ...] = ()
+    layer: int = -1
 
     @property
     def question(self) -> str:

@@ -52,6 +52,7 @@ def patching_example(
         content=after,
         vector=vector,
         details=row,
+        layer=int(row["layer"][len(row["layer"]) // 2]),
     )
 
 
@@ -98,6 +99,7 @@ def feature_example(
         vector=vector,
         details=details,
         openings=openings_for_feature(layer),
+        layer=layer,
     )
 
 

@@ -143,6 +143,36 @@ def test_hints(cli, tiny_folder, shortest, tmp_path):
     assert [row["control"] for row in scores["rows"]] == ["none", "none"]
 
 
+def test_quickstart_describes_features(tiny_folder, tmp_path, monkeypatch):
+    """The lesson that trains a dictionary first, over little text."""
+    import dataclasses
+
+    from selfx import quickstart as q
+    from selfx.tasks import trace as tasks
+
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(f'{{"text": "the {n} seas are blue"}}\n' for n in range(40)))
+    monkeypatch.setattr(q, "text_path", lambda: text)
+    task = dataclasses.replace(tasks.TASKS["feature-description"], own_data=lambda: text)
+    monkeypatch.setitem(tasks.TASKS, "feature-description", task)
+    (lesson,) = (lesson for lesson in q.LESSONS if lesson.dictionary)
+    small = dataclasses.replace(
+        lesson.dictionary, layers=(1,), widths=(24,), ks=(4,), tokens=512, batch_size=64, rows=4
+    )
+    lesson = dataclasses.replace(
+        lesson,
+        limit=12,
+        training=dataclasses.replace(lesson.training, epochs=1),
+        evaluation=dataclasses.replace(lesson.evaluation, max_new_tokens=2, limit=2),
+        dictionary=small,
+    )
+    result = q.quickstart(tmp_path / "out", model=str(tiny_folder), lessons=(lesson,))
+    rows = {row["explainer"]: row for row in result["scores"]["feature-description"]["rows"]}
+    assert {"gold", "nearest-cosine", "selfie", "logit-lens"} <= set(rows)
+    assert rows["gold"]["metrics"]["exact_match"]["value"] == 1
+    assert "Fires" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_quickstart_in_small(tiny_folder, tmp_path):
     """What `selfx quickstart` runs, on the tiny model; called again it does nothing twice."""
     import dataclasses

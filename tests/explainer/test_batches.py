@@ -178,4 +178,5 @@ def test_dtypes_are_what_the_step_compiles_for(plan_of):
         "weights": "float32",
         "vectors": "float32",
         "slots": "int32",
+        "layers": "int32",
     }

@@ -72,8 +72,9 @@ def widened(batch, columns=0, rows=0, answers=0):
         "weights": ((0, rows), (0, answers)),
         "vectors": ((0, rows), (0, 0)),
         "slots": ((0, rows),),
+        "layers": ((0, rows),),
     }
-    fill = {"ask": -1, "slots": -1}
+    fill = {"ask": -1, "slots": -1, "layers": -1}
     return Batch(
         **{
             name: np.pad(getattr(batch, name), pad, constant_values=fill.get(name, 0))

@@ -119,13 +119,29 @@ def test_a_description_is_made_from_other_texts_than_it_is_scored_on(
     pieces = Pieces(tiny_lm.tokenizer)
     for example in both(made[0]):
         row, split = example.details, example.split
-        whole = evidence_of(found, row["feature"], pieces, promoted=row["promoted"])
+        whole = evidence_of(found, row["feature"], pieces)
         told, kept = halves(whole)
         assert describe(told).text == example.answer
         (scored,) = load_evidence(made[0], split, [example.id])
         assert [t.text for t in scored.excerpts] == [t.text for t in kept.excerpts]
         places = [{(t.document, t.start) for t in part.excerpts} for part in (told, scored)]
         assert not places[0] & places[1]
+
+
+def test_promoted_tokens_are_told_where_asked_for(tmp_path, tiny_lm, text_file):
+    options = {"directions": "neurons", "layers": "1", **SETTINGS}
+    said = {}
+    for about in ("inputs", "both"):
+        folder = tmp_path / about
+        trace(
+            "feature-description", tiny_lm, folder, data=text_file, limit=8, about=about, **options
+        )
+        said[about] = {e.id: e for e in both(folder)}
+    for name, example in said["both"].items():
+        short = said["inputs"][name]
+        quoted = ", ".join(f'"{token}"' for token in example.details["promoted"])
+        assert example.answer == f"{short.answer} Promotes {quoted}."
+        assert short.details["promoted"] == example.details["promoted"]
 
 
 def test_directions_that_are_nearly_the_same_are_held_out_together(made):
@@ -225,6 +241,7 @@ def test_families_are_chains_of_near_directions():
         ({"directions": "neurons", "layers": "1,9"}, "numbers from 0 to 3"),
         ({"directions": "neurons", "layers": "one"}, "numbers from 0 to 3"),
         ({"directions": "neurons", "describer": "oracle"}, "MODEL@http"),
+        ({"directions": "neurons", "about": "outputs"}, "inputs or both"),
         ({"directions": "neurons", "context": 2}, "context=2"),
         ({"directions": "neurons", "alike": 0.0}, "alike=0.0"),
         ({"directions": "neurons", "test_share": 1.0}, "test_share=1.0"),
