@@ -13,7 +13,8 @@ from selfx.errors import SelfxError
 from selfx.progress import silent
 from selfx.tasks.ablation import Ablating, trace_ablation
 from selfx.tasks.blocks import Progress
-from selfx.tasks.describing import Describing, trace_features
+from selfx.tasks.describing import trace_features
+from selfx.tasks.describing_settings import Describing
 from selfx.tasks.patching import Patching, trace_patching
 from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
 from selfx.weights.load import LanguageModel
