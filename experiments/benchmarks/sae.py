@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks.sae --out experiments/benchmarks/sae.json
 
-Two torch trainers, one of dense and one of sparse products (`torch_sae.py`), take turns with selfx;
-the ratio that counts is to the faster. Both sides end with the same FVU, or the figures say so.
+Two torch trainers, one of dense and one of sparse products (`torch_sae.py`), each on one thread and
+on all (where others use the machine too, one is often the faster), take turns with selfx; the ratio
+that counts is to the fastest. All sides end with the same FVU, or the figures say so.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ class Ours:
 class Theirs:
     """The rival's, from the same start."""
 
-    def __init__(self, config: Config, x: np.ndarray, ks: tuple[int, ...], sparse: bool):
-        size = config.batch_size
+    def __init__(
+        self, config: Config, x: np.ndarray, ks: tuple[int, ...], sparse: bool, threads: int
+    ):
+        size, self.threads = config.batch_size, threads
         weights = start(
             jax.random.fold_in(jax.random.key(0), 0), config.n, config.d, config.d, True
         )
@@ -100,52 +103,95 @@ class Theirs:
 
     def __call__(self) -> list[float]:
         """A round of steps; each dictionary's FVU at the last."""
-        size = self.config.batch_size
+        size, before = self.config.batch_size, torch.get_num_threads()
+        torch.set_num_threads(self.threads)
         for step in range(self.config.steps):
             at = step * size % len(self.x)
             seen = [sae.step(self.x[at : at + size], 1e-3) for sae in self.saes]
+        torch.set_num_threads(before)
         return [float(error / variance) for error, variance in seen]
 
 
-def turns(
-    sides: dict[str, Callable[[], list[float]]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each side taken in turns after a warm-up, and the FVU it ended with."""
-    ended = {name: run() for name, run in sides.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+@dataclasses.dataclass
+class Side:
+    """One side, its rounds so far.
+
+    Attributes:
+      run: a round.
+      seconds: by the clock, of each.
+      processor: the same of the processor, all threads together.
+      fvu: each dictionary's at the end of the last.
+    """
+
+    run: Callable[[], list[float]]
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    processor: list[float] = dataclasses.field(default_factory=list)
+    fvu: list[float] = dataclasses.field(default_factory=list)
+
+    def __call__(self) -> None:
+        """A round."""
+        began, used = time.perf_counter(), time.process_time()
+        self.fvu = self.run()
+        self.seconds.append(time.perf_counter() - began)
+        self.processor.append(time.process_time() - used)
+
+
+def take_turns(sides: dict[str, Side], rounds: int) -> None:
+    """Rounds of all sides in turns, after a warm-up that is not counted."""
+    for side in sides.values():
+        side.run()
     for _ in range(rounds):
-        for name, run in sides.items():
-            began = time.perf_counter()
-            ended[name] = run()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds, ended
+        for side in sides.values():
+            side()
 
 
 def main(config: Config) -> dict[str, Any]:
     """Prints and keeps the figures."""
-    warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
+    warnings.filterwarnings("ignore", message="Sparse .*")
     x, ks = activations(config), config.ks or (config.k,)
-    sides = {
-        "selfx": Ours(config, jnp.asarray(x), ks),
-        "torch dense": Theirs(config, x, ks, sparse=False),
-        "torch sparse": Theirs(config, x, ks, sparse=True),
-    }
-    seconds, ended = turns(sides, config.rounds)
-    rivals = {name: statistics.median(seconds[name]) for name in sides if name != "selfx"}
-    fastest = min(rivals, key=lambda name: rivals[name])
-    tokens = config.steps * config.batch_size
-    both = {"selfx": seconds["selfx"], "torch": seconds[fastest]}
+    sides = {"selfx": Side(Ours(config, jnp.asarray(x), ks))}
+    for kind in ("dense", "sparse"):
+        for threads in sorted({1, torch.get_num_threads()}):
+            run = Theirs(config, x, ks, kind == "sparse", threads)
+            sides[f"torch {kind}, threads: {threads}"] = Side(run)
+    take_turns(sides, config.rounds)
     figures = {
         "shape": {"d": config.d, "n": config.n, "k": list(ks), "batch": config.batch_size},
-        "rival": fastest,
-        **summary(both, tokens, "tokens"),
-        "seconds a round": {name: round(statistics.median(s), 3) for name, s in seconds.items()},
-        "fvu": {name: [round(f, 4) for f in each] for name, each in ended.items()},
+        **compared(sides, config),
     }
     print(json.dumps(figures, indent=2))
     if config.out:
         write_json(config.out, figures)
     return figures
+
+
+def compared(sides: dict[str, Side], config: Config) -> dict[str, Any]:
+    """selfx against the fastest, and medians of every side."""
+    ours = sides["selfx"]
+    rivals = {name: side for name, side in sides.items() if side is not ours}
+    fastest = min(rivals, key=lambda name: statistics.median(rivals[name].seconds))
+    both = {"selfx": ours.seconds, "torch": rivals[fastest].seconds}
+    return {
+        "rival": fastest,
+        **summary(both, config.steps * config.batch_size, "tokens"),
+        "times as fast as": {
+            name: round(ratio(ours.seconds, side.seconds), 2) for name, side in rivals.items()
+        },
+        "seconds a step": {
+            name: round(statistics.median(side.seconds) / config.steps, 4)
+            for name, side in sides.items()
+        },
+        "processor seconds a step": {
+            name: round(statistics.median(side.processor) / config.steps, 4)
+            for name, side in sides.items()
+        },
+        "fvu": {name: [round(f, 4) for f in side.fvu] for name, side in sides.items()},
+    }
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """The median over rounds of their seconds to ours."""
+    return statistics.median(t / s for s, t in zip(ours, theirs, strict=True))
 
 
 if __name__ == "__main__":

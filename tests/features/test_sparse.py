@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,21 @@ from scipy.optimize import minimize
 
 from selfx.features.training.grid import _adam, _update, geometric_median
 from selfx.features.training.jump import jump, step
-from selfx.features.training.objective import Weights, unit
-from selfx.features.training.sparse import _dense, _dots_dense, dots, kth_largest, mix, pick, spread
+from selfx.features.training.objective import Objective, Weights, loss, unit
+from selfx.features.training.sparse import (
+    BLOCK,
+    _dense,
+    _dots_dense,
+    _group_size,
+    _sorted,
+    dots,
+    kth_largest,
+    largest,
+    mix,
+    pick,
+    spread,
+    tally,
+)
 
 B, D, N, K = 21, 12, 40, 5
 
@@ -60,6 +75,75 @@ def test_what_an_accelerator_runs_is_the_same(arrays):
     values, index = pick(arrays["x"], arrays["enc"], arrays["bias"], K)
     near(_dense(N)(values, index, arrays["y"]), spread(values, index, arrays["y"], N))
     near(_dots_dense(arrays["y"], index, arrays["dec"]), dots(arrays["y"], index, arrays["dec"]))
+    jax.tree.map(near, _sorted(K)(arrays["x"], arrays["enc"], arrays["bias"]), (values, index))
+    near(_dense(N)(values, index, jnp.ones((B, 1)))[:, 0], tally(values, index, N))
+
+
+def rows_of(kind, n):
+    """16 rows of float32 `[16, n]`, in NumPy."""
+    rows = np.random.default_rng(n).standard_normal((16, n)).astype(np.float32)
+    match kind:
+        case "ties":
+            return np.round(4 * rows) / 4
+        case "negative":
+            return -np.abs(rows) - 5
+        case "close together":
+            return 1 + 1e-6 * rows
+        case "some rows close":
+            return np.where(np.arange(16)[:, None] % 5 == 0, 1 + 1e-6 * rows, rows)
+        case "in one group":
+            rows[:, np.arange(n) % (n // _group_size(n, 7)) == 3] += 10
+        case "infinite":
+            rows[0, 5], rows[1, 5:9], rows[2, ::2], rows[3] = np.inf, -np.inf, -np.inf, -np.inf
+    return rows
+
+
+@pytest.mark.parametrize(("n", "members"), [(896, 32), (600, 8), (224, 8), (117, 1)])
+@pytest.mark.parametrize(
+    "kind",
+    ["random", "ties", "negative", "close together", "some rows close", "in one group", "infinite"],
+)
+def test_the_largest_are_those_of_a_stable_sort(n, members, kind):
+    """Values and places to the bit, equals by place; also where too many come close to sort few."""
+    rows, k = rows_of(kind, n), 7
+    assert _group_size(n, k) == members
+    values, index = jax.jit(jax.vmap(largest, (0, None)), static_argnums=1)(rows, k)
+    expected = np.argsort(-rows, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(rows, expected, axis=1))
+
+
+def test_tokens_searched_in_blocks_are_all_searched():
+    """Two blocks, the last one not full."""
+    rng, n = np.random.default_rng(2), BLOCK // 128
+    x, rows = rng.standard_normal((131, 4)), rng.standard_normal((n, 4))
+    x, rows = x.astype(np.float32), rows.astype(np.float32)
+    values, index = jax.jit(pick, static_argnums=3)(x, rows, jnp.zeros(n), 3)
+    expected = np.sort(x.astype(np.float64) @ rows.T, axis=1)[:, :-4:-1]
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    np.testing.assert_allclose((x[:, None] * rows[index]).sum(axis=-1), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [3, 8])
+def test_gradients_are_those_of_a_dense_layer_in_float64(k):
+    """The whole loss, worked out by hand in NumPy; a member of less than the largest `k` too."""
+    rng, (b, d, n) = np.random.default_rng(k), (150, 24, 512)
+    enc, dec, x = (rng.standard_normal(shape) for shape in ((n, d), (n, d), (b, d)))
+    b_enc, b_dec = 0.3 * rng.standard_normal(n), rng.standard_normal(d)
+    pre = x @ enc.T + b_enc
+    f = np.where(pre >= np.sort(pre, axis=1)[:, -k, None], np.maximum(pre, 0), 0)
+    slope = 2 * (f @ dec + b_dec - x) / x.size
+    back = (slope @ dec.T) * (f > 0)
+    expected = Weights(back.T @ x, back.sum(axis=0), f.T @ slope, slope.sum(axis=0), None)
+    weights = Weights(*(jnp.asarray(w, jnp.float32) for w in (enc, b_enc, dec, b_dec)), None)
+    one = jnp.asarray(x, jnp.float32)
+    given = (weights, jnp.zeros(n, jnp.int32), jnp.int32(k), one, one)
+    own = partial(loss, objective=Objective(), k_max=8, revive=False)
+    (total, seen), slopes = jax.jit(jax.value_and_grad(own, has_aux=True))(*given)
+    jax.tree.map(near, slopes, expected)
+    np.testing.assert_allclose(total, np.square(f @ dec + b_dec - x).mean(), rtol=1e-5)
+    np.testing.assert_array_equal(seen.fired, (f > 0).any(axis=0))
+    assert seen.on == (f > 0).sum()
 
 
 @pytest.mark.parametrize("k", [1, 7, 100, 251, 252])

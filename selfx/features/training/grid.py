@@ -1,9 +1,9 @@
-"""Many dictionaries trained at once: one compiled step over layers, widths, sizes, rates, seeds.
+"""Many dictionaries trained at once: one step over layers, widths, sizes, rates, seeds.
 
 Dictionaries of one width are stacked, `[l, m, ...]`, `l` layers and `m` members that differ in
 `k`, rate and seed, and run under two `vmap`s; all members of a layer read the same activations.
-Different widths are different arrays in the same program. Whichever others are trained beside it, a
-dictionary comes out the same but for rounding.
+Different widths are different arrays in the same programs. Whichever others are trained beside it,
+a dictionary comes out the same but for rounding.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.custom_batching import sequential_vmap
 
-from selfx.features.training.objective import Objective, Seen, Weights, loss, start, unit
+from selfx.features.training.objective import Objective, Seen, Weights, loss, row_sums, start, unit
 from selfx.features.training.stream import Buffer
 
 BETAS, EPS = (0.9, 0.999), 6.25e-10  # Adam's, as Gao et al. set them: slopes are small
@@ -39,11 +40,11 @@ class Scales:
     out_scale: jax.Array
 
     def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`x` and `y` `[l, b, d]`, centred and scaled."""
-        return (
-            (x - self.centre[:, None]) / self.scale[:, None, None],
-            (y - self.out_centre[:, None]) / self.out_scale[:, None, None],
-        )
+        """`x` and `y` `[l, b, d]`, centred and scaled; one array if they are one."""
+        scaled = (x - self.centre[:, None]) / self.scale[:, None, None]
+        if y is x:
+            return scaled, scaled
+        return scaled, (y - self.out_centre[:, None]) / self.out_scale[:, None, None]
 
 
 @struct.dataclass
@@ -152,13 +153,15 @@ def init_grid(
 
 
 Step = Callable[[State, Members, Buffer, jax.Array], tuple[State, Metrics]]
+Found = tuple[tuple[jax.Array, Seen], Weights]  # losses, what was seen, gradients
 
 
 def make_step(objective: Objective, k_max: int, dead_after: int, schedule: optax.Schedule) -> Step:
     """The compiled `step(state, members, buffer, places) -> (state, metrics by width)`.
 
     The state's memory is reused. Metrics are `[l, m]`: `loss`, `error` and `variance` (sums of
-    squares), `l0`, `dead` (a share).
+    squares), `l0`, `dead` (a share). Gradients are a program of their own: memory for results is
+    kept from step to step, memory within a program the system may hand out anew, page by page.
 
     Args:
       objective: the settings of the loss.
@@ -167,30 +170,60 @@ def make_step(objective: Objective, k_max: int, dead_after: int, schedule: optax
       schedule: what rates are multiplied by at each step.
     """
 
+    look = jax.jit(partial(_look, objective=objective, k_max=k_max, dead_after=dead_after))
+    move = jax.jit(partial(_move, dead_after=dead_after, schedule=schedule), donate_argnums=0)
+
     def step(
         state: State, members: Members, buffer: Buffer, places: jax.Array
     ) -> tuple[State, Metrics]:
-        x, y = state.scales(*buffer.take(places))
-        rates, eps = _adam(schedule(state.step) * members.rate, state.step)
-        grids, metrics = {}, {}
-        for width, grid in state.grids.items():
-            dead = grid.quiet >= dead_after
-            (total, seen), grads = _slopes(grid, dead, members.k, x, y, objective, k_max)
-            update = jax.vmap(jax.vmap(_update, (0, 0, 0, 0, None)), (0, 0, 0, None, None))
-            weights, moments = update(grid.weights, grads, grid.moments, rates, eps)
-            quiet = jnp.where(seen.fired, 0, jnp.minimum(grid.quiet, 2**30) + len(places))
-            floor = _running(grid.floor, seen.floor, state.step)
-            grids[width] = Grid(weights, moments, quiet, floor)
-            metrics[width] = {
-                "loss": total,
-                "error": seen.error,
-                "variance": seen.variance,
-                "l0": seen.on / len(places),
-                "dead": dead.mean(axis=-1),
-            }
-        return State(state.step + 1, grids, state.scales), metrics
+        return move(state, members, places, look(state, members, buffer, places))
 
-    return jax.jit(step, donate_argnums=0)
+    return step
+
+
+def _look(
+    state: State,
+    members: Members,
+    buffer: Buffer,
+    places: jax.Array,
+    objective: Objective,
+    k_max: int,
+    dead_after: int,
+) -> dict[str, Found]:
+    """What a batch says about the dictionaries of each width."""
+    x, y = state.scales(*buffer.take(places))
+    return {
+        width: _slopes(grid, grid.quiet >= dead_after, members.k, x, y, objective, k_max)
+        for width, grid in state.grids.items()
+    }
+
+
+def _move(
+    state: State,
+    members: Members,
+    places: jax.Array,
+    found: dict[str, Found],
+    dead_after: int,
+    schedule: optax.Schedule,
+) -> tuple[State, Metrics]:
+    """The state after a step, and the metrics."""
+    rates, eps = _adam(schedule(state.step) * members.rate, state.step)
+    update = jax.vmap(jax.vmap(_update, (0, 0, 0, 0, None)), (0, 0, 0, None, None))
+    grids, metrics = {}, {}
+    for width, grid in state.grids.items():
+        (total, seen), grads = found[width]
+        weights, moments = update(grid.weights, grads, grid.moments, rates, eps)
+        quiet = jnp.where(seen.fired, 0, jnp.minimum(grid.quiet, 2**30) + len(places))
+        floor = _running(grid.floor, seen.floor, state.step)
+        grids[width] = Grid(weights, moments, quiet, floor)
+        metrics[width] = {
+            "loss": total,
+            "error": seen.error,
+            "variance": seen.variance,
+            "l0": seen.on / len(places),
+            "dead": (grid.quiet >= dead_after).mean(axis=-1),
+        }
+    return State(state.step + 1, grids, state.scales), metrics
 
 
 def _slopes(
@@ -201,12 +234,12 @@ def _slopes(
     y: jax.Array,
     objective: Objective,
     k_max: int,
-) -> tuple[tuple[jax.Array, Seen], Weights]:
+) -> Found:
     """Losses `[l, m]`, what was seen, and gradients."""
 
-    def slopes(revive: bool) -> Callable[..., tuple[tuple[jax.Array, Seen], Weights]]:
+    def slopes(revive: bool) -> Callable[..., Found]:
         own = partial(loss, objective=objective, k_max=k_max, revive=revive)
-        one = jax.value_and_grad(own, has_aux=True)
+        one = in_turns(jax.value_and_grad(own, has_aux=True))
         return jax.vmap(jax.vmap(one, (0, 0, 0, None, None)), (0, 0, None, 0, 0))
 
     given = (grid.weights, jnp.where(dead, grid.quiet, 0), k, x, y)
@@ -214,6 +247,14 @@ def _slopes(
         return slopes(False)(*given)
     # Outside of the vmaps a condition is one: while nothing is dead, this costs nothing.
     return jax.lax.cond(dead.any(), slopes(True), slopes(False), *given)
+
+
+def in_turns(run: Callable[..., Found]) -> Callable[..., Found]:
+    """`run`, which on a CPU `vmap` calls again and again instead of stacking what is in it.
+
+    One call alone uses every core, and the next finds the caches and the memory of the last.
+    """
+    return sequential_vmap(run) if jax.default_backend() == "cpu" else run
 
 
 def _adam(rates: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -233,7 +274,7 @@ def _update(
     eps: jax.Array,
 ) -> tuple[Weights, tuple[Weights, Weights]]:
     """One dictionary after a step of Adam; decoder rows move along the sphere and stay on it."""
-    along = (grads.dec * weights.dec).sum(axis=1, keepdims=True)
+    along = row_sums(grads.dec * weights.dec)
     grads = dataclasses.replace(grads, dec=grads.dec - along * weights.dec)
     first, second = BETAS
     mean = jax.tree.map(lambda m, g: first * m + (1 - first) * g, moments[0], grads)
@@ -241,8 +282,7 @@ def _update(
     weights = jax.tree.map(
         lambda w, m, s: w - rate * m / (jnp.sqrt(s) + eps), weights, mean, square
     )
-    # Without the barrier the length of a row is summed with all that leads to it computed again.
-    dec = unit(jax.lax.optimization_barrier(weights.dec))
+    dec = unit(weights.dec)
     threshold = None if weights.threshold is None else jnp.maximum(weights.threshold, 0.0)
     return dataclasses.replace(weights, dec=dec, threshold=threshold), (mean, square)
 

@@ -16,7 +16,7 @@ from flax import struct
 
 from selfx.errors import SelfxError
 from selfx.features.training.jump import jump, step
-from selfx.features.training.sparse import kth_largest, mix, pick, spread
+from selfx.features.training.sparse import kth_largest, mix, pick, tally
 
 Kind = Literal["topk", "batchtopk", "matryoshka", "jumprelu"]
 
@@ -154,7 +154,7 @@ def _sparse(
     else:
         values = jnp.where(jnp.arange(room) < k, values, 0.0)
     on = values > 0
-    fired = spread(on.astype(x.dtype), index, jnp.ones((len(x), 1), x.dtype), n)[:, 0] > 0
+    fired = tally(on.astype(x.dtype), index, n) > 0
     floor = jnp.where(on, values, jnp.inf).min()
     prefixes = objective.prefixes if objective.kind == "matryoshka" else (1.0,)
     wholes = _nested(values, index, weights.dec, prefixes)
@@ -217,4 +217,14 @@ def start(key: jax.Array, n: int, width: int, out_width: int, mirrored: bool) ->
 
 def unit(rows: jax.Array) -> jax.Array:
     """Rows `[n, d]` brought to length 1."""
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)
+    return rows * (1 / jnp.maximum(jnp.sqrt(row_sums(rows * rows)), 1e-8))
+
+
+def row_sums(rows: jax.Array) -> jax.Array:
+    """The sum of each of the rows `[n, d]`, `[n, 1]`, as a product.
+
+    A plain sum XLA's CPU compiler merges with all that leads to it, and then writes out numbers
+    that are the same everywhere, such as a rate, as arrays as large as the rows.
+    """
+    ones = jnp.ones((rows.shape[1], 1), rows.dtype)
+    return jnp.matmul(rows, ones, precision=jax.lax.Precision.HIGHEST)
