@@ -196,6 +196,7 @@ def main(config: Config) -> dict[str, Any]:
             save_saelens(sae, config.keep / name)
     sides = {"selfx": found}
     if config.rival:
+        figures["torch threads"] = torch.get_num_threads()
         trainers, elapsed = theirs(config, training, given, scales)
         layers = {layer: i for i, layer in enumerate(training.layers)}
         sides["torch"] = {

@@ -43,8 +43,8 @@ class Train:
     style: Literal["chat", "plain"] = "chat"
     """Questions in the chat template, or as plain text."""
     scaling: Literal["matched", "raw", "layer"] = "matched"
-    """Vectors in place of an embedding, at the length of embeddings or raw, as they are (the paper);
-    or added at the layer that they are from."""
+    """Vectors in place of an embedding, at the length of embeddings or raw, as they are (the
+    paper); or added at the layer that they are from."""
     strength: float = 5.0
     """How many embedding lengths, where matched; how many lengths of the residual, at a layer."""
     remat: bool = False
