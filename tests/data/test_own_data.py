@@ -45,9 +45,16 @@ def questions() -> list[Row]:
 
 
 def test_paths_are_files():
-    for path in (data.facts_path(), data.questions_path()):
+    for path in (data.facts_path(), data.questions_path(), data.text_path()):
         assert isinstance(path, pathlib.Path)
         assert path.is_file()
+
+
+def test_the_text_is_many_different_ones_without_marks_of_a_chat():
+    texts = [row["text"] for row in map(json.loads, gzip.open(data.text_path(), "rt"))]
+    assert len(texts) == len(set(texts)) == 160
+    assert sum(map(len, texts)) > 140_000
+    assert not any("<|im_" in text or "\x00" in text for text in texts)
 
 
 def test_facts_layout_and_counts(facts: list[Row]):
