@@ -51,7 +51,8 @@ def test_paths_are_files():
 
 
 def test_the_text_is_many_different_ones_without_marks_of_a_chat():
-    texts = [row["text"] for row in map(json.loads, gzip.open(data.text_path(), "rt"))]
+    lines = gzip.decompress(data.text_path().read_bytes()).decode().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
     assert len(texts) == len(set(texts)) == 160
     assert sum(map(len, texts)) > 140_000
     assert not any("<|im_" in text or "\x00" in text for text in texts)

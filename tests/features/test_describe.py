@@ -78,6 +78,7 @@ CASES = {
     'forms of "walk': lambda text: [word.startswith("walk") for word in text.words],
     'words ending in "ing"': lambda text: [word.endswith("ing") for word in text.words],
     'everything after "$"': after("$"),
+    'everything after "castle"': after("castle"),  # not: text that mentions it, after it
     'text that mentions "castle"': lambda text: np.logical_or.accumulate(
         np.array([word == "castle" for word in text.words])
     ),
@@ -91,6 +92,20 @@ def test_a_planted_rule_is_what_is_said_first(phrase):
     assert found.correlation > 0.9
     first = found.counts[0]
     assert first.on == first.holds > 1, "wherever the rule holds the feature was planted"
+
+
+@pytest.mark.parametrize("phrase", CASES)
+def test_a_planted_rule_is_found_through_heavy_noise(phrase):
+    """A fifth of its activations are anything, and a hundredth of all other tokens is on."""
+    rng = np.random.default_rng(1)
+
+    def rule(text):
+        on = np.asarray(CASES[phrase](text), float)
+        anything = rng.random(len(on)) < np.where(on, 0.2, 0.01)
+        return np.where(anything, rng.random(len(on)), on)
+
+    found = describe(planted(rule, noise=0.0))
+    assert found.text.startswith(f"Fires strongly on {phrase}"), found.text
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def followers(rules: Iterable[Rule], texts: Sequence[Measured]) -> list[Rule]:
                 before[text.reading.bare[place - 1]] += float(text.share[place])
     earlier = [Rule("token", value) for value in _most(before, MOST // 2)]
     earlier += [Rule("class", phrase) for phrase in CLASSES]
-    bases = [*rules, Rule("everything")]
+    bases = [Rule("everything"), *rules]  # of equals the plainer one, which is the first
     return [dataclasses.replace(rule, after=other) for rule in bases for other in earlier]
 
 

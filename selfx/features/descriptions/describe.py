@@ -115,20 +115,24 @@ class _Table:
     """All counted tokens of a feature's texts in one row, and where rules hold among them."""
 
     def __init__(self, texts: Sequence[Measured]):
-        self._texts = texts
         self._all = joined([text.reading for text in texts])
         self._opens = np.concatenate([np.arange(len(text.share)) == 0 for text in texts])
         self.counted = np.concatenate([text.counted for text in texts])
         self.share = np.concatenate([text.share for text in texts])[self.counted]
         self._centred = self.share - self.share.mean()
         self._length = float(np.sqrt((self._centred**2).sum()))
-        owner = np.repeat(np.arange(len(texts)), [len(text.share) for text in texts])
-        self._owner = owner[self.counted]
+        sizes = [len(text.share) for text in texts]
+        self._begin = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+        self._owner = np.repeat(np.arange(len(texts)), sizes)[self.counted]
         self._held: dict[Rule, np.ndarray] = {}
+        self._among: dict[Rule, np.ndarray] = {}
+        self._clauses: dict[Rule, Clause] = {}
 
     def holds(self, rule: Rule) -> np.ndarray:
         """bool `[m]`: where among the counted tokens."""
-        return self._everywhere(rule)[self.counted]
+        if rule not in self._among:
+            self._among[rule] = self._everywhere(rule)[self.counted]
+        return self._among[rule]
 
     def _everywhere(self, rule: Rule) -> np.ndarray:
         """bool: where among all tokens; what `rule.holds` says of each text, in fewer passes."""
@@ -138,21 +142,24 @@ class _Table:
 
     def _looked_up(self, rule: Rule) -> np.ndarray:
         if rule.after is not None:
-            before = np.roll(self._everywhere(rule.after), 1) & ~self._opens
+            before = np.concatenate([[False], self._everywhere(rule.after)[:-1]]) & ~self._opens
             return self._everywhere(dataclasses.replace(rule, after=None)) & before
         if rule.kind == "mention":
-            return np.concatenate([rule.holds(text.reading) for text in self._texts])
+            met = np.cumsum(self._everywhere(Rule("word", rule.value)))
+            return met > np.concatenate([[0], met])[self._begin]
         return rule.holds(self._all)
 
     def supported(self, rule: Rule) -> bool:
         """Whether the feature is on where the rule holds in more than one text."""
-        places = self.holds(rule) & (self.share > ON)
-        return len(np.unique(self._owner[places])) > 1
+        texts = self._owner[self.holds(rule) & (self.share > ON)]
+        return len(texts) > 0 and texts[0] != texts[-1]
 
     def clause(self, rule: Rule) -> Clause:
         """The rule at the nearest of the levels that words can tell apart."""
-        mean = 10 * float(self.share[self.holds(rule)].mean())
-        return Clause(rule, LEVELS[Clause(rule, mean).wording])
+        if rule not in self._clauses:
+            mean = 10 * float(self.share[self.holds(rule)].mean())
+            self._clauses[rule] = Clause(rule, LEVELS[Clause(rule, mean).wording])
+        return self._clauses[rule]
 
     def levels(self, clauses: Sequence[Clause]) -> np.ndarray:
         """float32 `[m]`: what the clauses together predict."""

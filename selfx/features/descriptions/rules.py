@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -110,17 +111,23 @@ def _own(rule: Rule, text: Reading) -> np.ndarray:
         case "mention":
             return np.logical_or.accumulate(_same_stem(value, text))
         case "ending":
-            ends = (len(w) > len(value) and w.lower().endswith(value) for w in text.words)
-            return text.last & np.fromiter(ends, bool, len(text.words))
+            return text.last & _in_words(text, lambda word: word.endswith(value) and word != value)
         case "beginning":
-            begins = (len(w) > len(value) and w.lower().startswith(value) for w in text.words)
-            return text.first & np.fromiter(begins, bool, len(text.words))
+            return text.first & _in_words(
+                text, lambda word: word.startswith(value) and word != value
+            )
     return np.ones(len(text.bare), bool)
 
 
 def _same_stem(value: str, text: Reading) -> np.ndarray:
     wanted = stem(value)
-    return np.array([bool(found) and found == wanted for found in text.stems], bool)
+    return _in_words(text, lambda word: bool(word) and stem(word) == wanted)
+
+
+def _in_words(text: Reading, holds: Callable[[str], bool]) -> np.ndarray:
+    """bool `[t]`: what holds of each token's word in small letters."""
+    words, which = text.vocabulary
+    return np.fromiter(map(holds, words), bool, len(words))[which]
 
 
 def _alternatives() -> str:

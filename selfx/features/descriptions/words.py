@@ -150,6 +150,13 @@ class Reading:
         """bool `[t]`: which tokens are of a class."""
         return self.classes[:, CLASSES.index(phrase)]
 
+    @functools.cached_property
+    def vocabulary(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The words in small letters, each once, and int `[t]`: which of them a token is of."""
+        small = [word.lower() for word in self.words]
+        known = {word: index for index, word in enumerate(dict.fromkeys(small))}
+        return tuple(known), np.array([known[word] for word in small], np.int64)
+
 
 def joined(readings: Sequence[Reading]) -> Reading:
     """One reading of several texts, one after the other."""
@@ -164,6 +171,7 @@ def joined(readings: Sequence[Reading]) -> Reading:
     return Reading(bare, words, stems, first, last, classes)
 
 
+@functools.lru_cache(maxsize=4096)
 def reading(pieces: tuple[str, ...]) -> Reading:
     """What can be seen of each token of a text."""
     text = "".join(pieces)

@@ -40,7 +40,6 @@ class State:
       fired: int32 `[n]`, in how many windows.
       total: float32 `[n]`, its activations summed.
       squares: float32 `[n]`, their squares summed.
-      broken: int32 `[]`, activations that were no finite number.
     """
 
     picks: dict[str, Picks]
@@ -49,7 +48,6 @@ class State:
     fired: jax.Array
     total: jax.Array
     squares: jax.Array
-    broken: jax.Array
 
 
 @struct.dataclass
@@ -76,8 +74,7 @@ def start(features: int, sizes: dict[str, int], length: int) -> State:
     picks = {kind: empty(features, sizes[kind], length) for kind in KINDS}
     active, fired = (jnp.zeros(features, jnp.int32) for _ in range(2))
     total, squares = (jnp.zeros(features) for _ in range(2))
-    tokens, broken = (jnp.zeros((), jnp.int32) for _ in range(2))
-    return State(picks, tokens, active, fired, total, squares, broken)
+    return State(picks, jnp.zeros((), jnp.int32), active, fired, total, squares)
 
 
 def batch_of(corpus: Corpus, first: int, size: int) -> Batch:
@@ -97,10 +94,9 @@ def batch_of(corpus: Corpus, first: int, size: int) -> Batch:
 def step(state: State, model: Decoder, features: Reader, batch: Batch, seed: jax.Array) -> State:
     """The state after a batch."""
     raw = read(model, features, batch.tokens, batch.mask)
-    counted = batch.counted[:, :, None]
-    finite = jnp.isfinite(raw)
-    f = jnp.where(counted & finite, raw, 0.0)
-    peaks = f.max(axis=1).T
+    f = jnp.where(batch.counted[:, :, None], raw, 0.0)
+    sums, peaks = _summed(f)
+    peaks = peaks.T
     on = peaks > 0
     real = batch.window[None] >= 0
     draws = _draws(seed, batch.window, features.count)
@@ -109,20 +105,43 @@ def step(state: State, model: Decoder, features: Reader, batch: Batch, seed: jax
         "sample": jnp.where(on, draws[0], -jnp.inf),
         "random": jnp.where(real, draws[1], -jnp.inf),
     }
-    rows = f.transpose(2, 0, 1)
     picks = {
-        kind: merge(state.picks[kind], key, batch.window, batch.document, rows, once=kind == "top")
+        kind: merge(state.picks[kind], key, batch.window, batch.document, f, once=kind == "top")
         for kind, key in keys.items()
     }
     return State(
         picks,
         state.tokens + batch.counted.sum(dtype=jnp.int32),
-        state.active + (f > 0).sum(axis=(0, 1), dtype=jnp.int32),
+        state.active + sums.active,
         state.fired + on.sum(axis=1, dtype=jnp.int32),
-        state.total + f.sum(axis=(0, 1)),
-        state.squares + (f * f).sum(axis=(0, 1)),
-        state.broken + (counted & ~finite).sum(dtype=jnp.int32),
+        state.total + sums.total,
+        state.squares + sums.squares,
     )
+
+
+@struct.dataclass
+class _Sums:
+    """As in `State`."""
+
+    active: jax.Array
+    total: jax.Array
+    squares: jax.Array
+
+
+def _summed(f: jax.Array) -> tuple[_Sums, jax.Array]:
+    """The sums over `f` `[b, t, n]`, and `[b, n]` its highest in every window.
+
+    Window by window, each small enough for the processor's own memory: sum by sum takes ten times
+    as long.
+    """
+
+    def window(sums: _Sums, f: jax.Array) -> tuple[_Sums, jax.Array]:
+        active = sums.active + (f > 0).sum(axis=0, dtype=jnp.int32)
+        total, squares = sums.total + f.sum(axis=0), sums.squares + (f * f).sum(axis=0)
+        return _Sums(active, total, squares), f.max(axis=0)
+
+    zero = jnp.zeros(f.shape[-1])
+    return jax.lax.scan(window, _Sums(zero.astype(jnp.int32), zero, zero), f)
 
 
 def _draws(seed: jax.Array, window: jax.Array, features: int) -> jax.Array:
@@ -137,9 +156,10 @@ def _draws(seed: jax.Array, window: jax.Array, features: int) -> jax.Array:
 
 def check_finite(state: State) -> None:
     """Raises SelfxError if an activation was no finite number."""
-    if int(state.broken):
+    wrong = np.flatnonzero(~np.isfinite(np.asarray(state.total)))
+    if len(wrong):
         raise SelfxError(
-            f"{int(state.broken)} activations that are not finite",
+            f"activations that are not finite, of {len(wrong)} features, feature {wrong[0]} first",
             expected="finite weights and directions",
             hint="look for NaN in the features' file, and run selfx doctor on the model",
         )
