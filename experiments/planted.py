@@ -42,19 +42,26 @@ def passages(text: Path, tokenizer: PreTrainedTokenizerBase, context: int) -> li
     return found
 
 
-def planted(some: Sequence[Passage], *, each: int, least: int, seed: int) -> list[tuple[str, Rule]]:
+def planted(
+    some: Sequence[Passage], *, each: int, least: int, documents: int, seed: int
+) -> list[tuple[str, Rule]]:
     """Rules, each with its kind: every class, and `each` of every other kind, drawn.
 
-    A rule holds in at least `least` passages. What it stands after makes a difference: without it,
-    it would hold in twice as many. A word has several forms.
+    A rule holds in at least `least` passages of at least as many `documents` as are asked for. What
+    it stands after makes a difference: without it, it would hold in twice as many passages. A word
+    has several forms.
     """
     rng = np.random.default_rng(seed)
     counts: Counter[Rule] = Counter()
+    met: dict[Rule, set[int]] = {}
     for passage in some:
-        counts.update(set(possible(passage.reading)))
+        for rule in set(possible(passage.reading)):
+            counts[rule] += 1
+            met.setdefault(rule, set()).add(passage.document)
     forms = Counter(stem(rule.value) for rule in counts if rule.kind == "word")
     found: dict[str, list[Rule]] = {}
-    ordered = sorted((rule for rule in counts if counts[rule] >= least), key=repr)
+    enough = (rule for rule in counts if counts[rule] >= least and len(met[rule]) >= documents)
+    ordered = sorted(enough, key=repr)
     for index in rng.permutation(len(ordered)):
         rule = ordered[index]
         kept = found.setdefault(kind_of(rule), [])

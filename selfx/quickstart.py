@@ -73,9 +73,14 @@ LESSONS = (
         "scored by how well the true activations can be predicted from it.",
         limit=480,
         training=Training(
-            epochs=3, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
+            epochs=6,
+            batch_size=16,
+            style="plain",
+            scaling="layer",
+            strength=1.0,
+            optimization=Optimization(1e-3, "linear", 5),
         ),
-        evaluation=Evaluation(limit=48, max_new_tokens=64),
+        evaluation=Evaluation(limit=48, max_new_tokens=48),
         dictionary=SaeTraining(
             layers=(8,),
             widths=(1024,),

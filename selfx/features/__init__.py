@@ -5,4 +5,6 @@
     exemplars      the texts that excite a direction, for thousands in one pass
     descriptions   directions in words: measured, asked of a chat model, or published
     scores         how true a description is, by what can be predicted from it
+
+A direction is anything with a reader: a latent, a neuron, an activation, a difference of two.
 """
