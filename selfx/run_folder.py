@@ -3,6 +3,8 @@
 config.json     everything that decides the result
 metrics.jsonl   one object a logged step
 checkpoints/    orbax: all that a resumed run needs
+tensorboard/    the same log as events, for TensorBoard
+wandb/          what Weights & Biases keeps here, where it was asked for
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +51,16 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def tensorboard(self) -> Path:
+        """The log as events."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """What Weights & Biases keeps, and which run of its this is."""
+        return self.path / "wandb"
+
+    @property
     def result(self) -> Path:
         """What was trained, written last."""
         return self.path / self.RESULT
@@ -80,15 +92,22 @@ class RunFolder:
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         return [line for line in lines if _step_of(line) <= step]
 
-    def save(self, log: Sequence[str], saved: Checkpoints, state: Any, step: int) -> None:
+    def save(
+        self,
+        log: Sequence[str],
+        saved: Checkpoints,
+        state: Any,
+        step: int,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
         """The log first: a line without its checkpoint is dropped on resuming, not the reverse."""
         write_text(self.metrics, "\n".join(log) + "\n")
-        saved.save(state, step)
+        saved.save(state, step, extra)
 
     def _clear(self) -> None:
         """Removes what a run writes, and nothing else; the settings last, in case of a kill."""
         try:
-            for folder in (self.checkpoints, self.result):
+            for folder in (self.checkpoints, self.tensorboard, self.wandb, self.result):
                 if folder.exists():
                     shutil.rmtree(folder)
             for file in (self.metrics, self.config):

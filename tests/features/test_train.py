@@ -218,8 +218,9 @@ def stop_at(step):
 
 
 def files(path):
-    """Everything but orbax's folder, which holds times."""
-    found = (p for p in sorted(path.rglob("*")) if p.is_file() and "checkpoints" not in p.parts)
+    """Everything but the two folders that hold times."""
+    timed = {"checkpoints", "tensorboard"}
+    found = (p for p in sorted(path.rglob("*")) if p.is_file() and timed.isdisjoint(p.parts))
     return {str(p.relative_to(path)): p.read_bytes() for p in found}
 
 
