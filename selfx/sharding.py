@@ -29,7 +29,7 @@ RULES: tuple[tuple[str, Spec], ...] = (
     (r"\.(q|k|v|gate|up)\.w", (None, None, "model")),  # [l, d, out]: split the heads or neurons
     (r"\.(o|down)\.w", (None, "model", None)),  # [l, in, d]: sum over the parts
     (r"\.(q|k|v|gate|up)\.b", (None, "model")),
-    (r"experts\.(gate|up|down)$", (None, "model", None, None)),  # [l, x, in, out]: split experts
+    (r"experts\.(gate|up|down)\b", (None, "model", None, None)),  # [l, x, in, out]: split experts
     (r"unembed\.w", (None, "model")),  # [d, v]: split the vocabulary
     (r"embed$", ("model", None)),  # [v, d]
 )
