@@ -9,7 +9,7 @@ from selfx.evaluation.intervals import (
     paired_difference,
     paired_differences,
 )
-from selfx.evaluation.kinds import DESCRIPTIONS, VERDICTS, Kind, Measure, kind_of
+from selfx.evaluation.kinds import DESCRIPTIONS, VERDICTS, WORDS, Kind, Measure, kind_of
 from selfx.evaluation.metrics import METRICS, Outcomes, score
 from selfx.evaluation.parsing import Parsed, normalise, parse
 from selfx.evaluation.report import load_evaluation, write_report
@@ -21,6 +21,7 @@ from selfx.evaluation.scores import (
     write_scores,
 )
 from selfx.evaluation.scoring import Answered, Scoring, Verdicts
+from selfx.evaluation.word_answers import WordAnswers
 
 __all__ = [
     "BASELINES",
@@ -28,6 +29,7 @@ __all__ = [
     "DESCRIPTIONS",
     "METRICS",
     "VERDICTS",
+    "WORDS",
     "Answered",
     "Interval",
     "Kind",
@@ -38,6 +40,7 @@ __all__ = [
     "Rows",
     "Scoring",
     "Verdicts",
+    "WordAnswers",
     "build_scores",
     "get_baseline",
     "get_control",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from selfx.evaluation.controls import get_control
 from selfx.evaluation.kept import Keep
 from selfx.evaluation.scoring import Answered
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
+from selfx.explainer.reader import Reader
+from selfx.explainer.run import Run
 from selfx.explainer.selfie import selfie
 from selfx.progress import Report
 from selfx.tasks.example import Example
@@ -40,12 +43,23 @@ class Asked:
     @property
     def plain(self) -> Explainer:
         """The model that the explainer was made from, asked the same way."""
-        return untrained(self.explainer.base, self.explainer.training)
+        explainer = self.explainer
+        plain = untrained(explainer.base, explainer.training, explainer.origin)
+        projection = None if explainer.reader is None else explainer.reader.projection
+        if projection is not None:  # without it no vector of another width could be read
+            plain = dataclasses.replace(plain, reader=Reader(projection=projection))
+        return plain
 
     @property
     def vectors(self) -> np.ndarray:
-        """float32 `[n, d]`: what the questions hold."""
-        return own_vectors(self.test, self.explainer.base.config.d_model)
+        """float32 `[n, m, d]`: what the questions hold."""
+        return own_vectors(self.test, self.explainer.origin.width)
+
+    @property
+    def single(self) -> np.ndarray:
+        """float32 `[n, d]`: of several vectors the last, for those who read but one."""
+        none = np.zeros(self.explainer.origin.width, np.float32)
+        return np.stack([none if e.vector is None else e.vector for e in self.test])
 
     def under(self, control: str) -> Answered:
         """The explainer's answers, its vectors replaced as the control says."""
@@ -96,11 +110,10 @@ class Asked:
         )
         whole = hashlib.sha256("\n".join(parts).encode())
         whole.update(np.ascontiguousarray(vectors).tobytes())
-        whole.update(adapter_digest(explainer))
+        whole.update(adapter_digest(explainer).encode())
         return whole.hexdigest()[:16]
 
 
-def adapter_digest(explainer: Explainer) -> bytes:
-    """sha256 of the explainer's adapter file; of nothing for an untrained model."""
-    file = Path(explainer.name) / "adapter" / "adapter_model.safetensors"
-    return hashlib.sha256(file.read_bytes() if file.exists() else b"").digest()
+def adapter_digest(explainer: Explainer) -> str:
+    """sha256 of what the explainer was trained to; of nothing for an untrained model."""
+    return Run(Path(explainer.name)).digest()

@@ -1,7 +1,8 @@
 """What the explainer is fed in place of its vector, to see what the vector is worth.
 
-Each control takes the vectors `[n, d]` of all examples and returns as many of the same shape and
-dtype. All share one signature, `(vectors, *, seed, groups)`, and are deterministic in the seed.
+Each control takes the vectors `[n, m, d]` of all examples, `m` for each, and returns as many of the
+same shape and dtype. All share one signature, `(vectors, *, seed, groups)`, and are functions of
+the seed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def shuffled(vectors: Vectors, *, seed: int = 0, groups: Sequence[str] | None = 
 
 def rotated(vectors: Vectors, *, seed: int = 0, groups: Sequence[str] | None = None) -> Vectors:
     """Returns the vectors under one random rotation: norms and angles stay, directions go."""
-    rotation = random_orthogonal(vectors.shape[1], seed=seed)
+    rotation = random_orthogonal(vectors.shape[-1], seed=seed)
     return (vectors @ rotation).astype(vectors.dtype)
 
 

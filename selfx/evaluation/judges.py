@@ -92,7 +92,7 @@ def _model(name: str) -> tuple[LanguageModel, dict[str, Any]]:
         return lm, {"name": lm.name, "hash": lm.hash}
     trained = load_explainer(name)
     lm = dataclasses.replace(trained.base, model=trained.model)
-    return lm, {"name": name, "hash": lm.hash, "adapter": adapter_digest(trained).hex()}
+    return lm, {"name": name, "hash": lm.hash, "adapter": adapter_digest(trained)}
 
 
 def _embedder(descriptions: Sequence[str]) -> tuple[Embedder, dict[str, Any]]:

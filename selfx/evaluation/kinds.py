@@ -1,8 +1,8 @@
 """The kinds of answers there are, and how each is scored, named and shown.
 
 Two tasks are answered by a verdict (the output changed or not, and to what), one by a description
-that is held against measured activations. What differs between them is written here once; the
-terminal's table, the report and the files of an evaluation are filled from it.
+that is held against measured activations, one by a few words. What differs between them is written
+here once; the terminal's table, the report and the files of an evaluation are filled from it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from selfx.errors import SelfxError
 from selfx.evaluation.metrics import METRICS
 from selfx.evaluation.rows import Metric, Rows, mean_of
-from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
+from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 
 SCORES = "scores.json"
 PREDICTIONS = "predictions.parquet"
@@ -47,7 +47,7 @@ class Kind:
     """What answers of one kind have in common.
 
     Attributes:
-        name: `verdicts` or `descriptions`.
+        name: `verdicts`, `descriptions` or `words`.
         headline: the measure that findings, lifts and the best control go by.
         carries: what the question's vector is called.
         measures: by the names that `scores.json` has.
@@ -55,6 +55,7 @@ class Kind:
         room: tokens that an answer may take.
         schema: of `predictions.parquet`.
         files: what an evaluation folder holds of it, the report apart.
+        by: the column of the trace that scores are also told apart by, or "".
     """
 
     name: str
@@ -65,6 +66,7 @@ class Kind:
     room: int
     schema: pa.Schema
     files: tuple[str, ...] = (SCORES, PREDICTIONS)
+    by: str = ""
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -219,7 +221,33 @@ DESCRIPTIONS = Kind(
     files=(SCORES, PREDICTIONS, EXAMPLES),
 )
 
-KINDS: dict[str, Kind] = {PATCHING: VERDICTS, ABLATION: VERDICTS, FEATURES: DESCRIPTIONS}
+WORDS = Kind(
+    name="words",
+    headline="exact_match",
+    carries="activation",
+    measures={
+        "exact_match": _number("exact_match", "Exact match", "every word right, in order"),
+        "first": _number("first", "First word", "the first word right, whatever follows it"),
+        "parsed": _number("parsed", "Parsed", "answers with a word in them", brief=False),
+    },
+    baselines={
+        "untrained": "the model before training",
+        "majority": "a constant answer",
+        "majority-per-ask": "a constant answer",
+        "majority-per-cell": "a constant answer",
+        "logit-lens": "the likeliest words that the head reads from the vector",
+    },
+    room=32,
+    schema=_schema(("ask", pa.string()), ("first", pa.bool_())),
+    by="ask",
+)
+
+KINDS: dict[str, Kind] = {
+    PATCHING: VERDICTS,
+    ABLATION: VERDICTS,
+    FEATURES: DESCRIPTIONS,
+    READING: WORDS,
+}
 """The kind of each task's answers."""
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfx.errors import SelfxError
-from selfx.evaluation import report_descriptions, report_verdicts
+from selfx.evaluation import report_descriptions, report_verdicts, report_words
 from selfx.evaluation.kinds import EXAMPLES, PREDICTIONS, SCORES, Kind, kind_of, main_explainer
 from selfx.evaluation.words import CONTROL_NAMES, asked, finding, label, percent, points, span
 from selfx.files import atomic
@@ -28,6 +28,7 @@ from selfx.files import atomic
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "verdicts": report_verdicts.part,
     "descriptions": report_descriptions.part,
+    "words": report_words.part,
 }
 """What fills the template of each kind."""
 

@@ -33,7 +33,7 @@ def part(
         ),
         "cells": _cells(own),
         "cell_count": len({row["cell"] for row in own}),
-        "answers": _sampled_answers(rows, own, main[0]),
+        "answers": sampled_answers(rows, own, main[0]),
     }
 
 
@@ -71,7 +71,7 @@ def _cells(own: Sequence[Row]) -> list[Row]:
     return sorted(largest, key=lambda row: by_number(row["cell"]))
 
 
-def _sampled_answers(rows: Sequence[Row], own: Sequence[Row], explainer: str) -> list[Row]:
+def sampled_answers(rows: Sequence[Row], own: Sequence[Row], explainer: str) -> list[Row]:
     """Returns a few right and wrong answers, each beside those given under the controls."""
     right = _spread([row for row in own if row["exact"]])
     wrong = _spread([row for row in own if not row["exact"]])

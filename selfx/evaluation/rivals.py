@@ -11,9 +11,15 @@ import numpy as np
 from selfx.errors import SelfxError
 from selfx.evaluation.asked import UNTRAINED, Asked
 from selfx.evaluation.baselines import BASELINES, Baseline
-from selfx.evaluation.kinds import Kind
+from selfx.evaluation.kinds import WORDS, Kind
 from selfx.evaluation.nearest import commonest, gold, nearest_cosine, nearest_dot
 from selfx.evaluation.scoring import Answered, Scoring
+from selfx.evaluation.word_answers import (
+    head_words,
+    majority_words,
+    majority_words_per_ask,
+    majority_words_per_cell,
+)
 from selfx.explainer.selfie import SCALES
 from selfx.features.descriptions.promoted import named, promoted_tokens
 from selfx.features.descriptions.rules import Rule
@@ -51,6 +57,11 @@ LOOKED_UP: dict[str, dict[str, Baseline]] = {
         "nearest-dot": nearest_dot,
         "gold": gold,
     },
+    "words": {
+        "majority": majority_words,
+        "majority-per-ask": majority_words_per_ask,
+        "majority-per-cell": majority_words_per_cell,
+    },
 }
 """For each kind, the baselines that need the examples alone."""
 
@@ -78,10 +89,15 @@ def untrained(bench: Bench) -> Answered:
 
 
 def logit_lens(bench: Bench) -> Answered:
-    """Descriptions that name the tokens which each direction, read by the model's head, raises."""
+    """What the explainer's own head reads from each vector: words, or a description of a direction.
+
+    A description names the tokens that the direction raises.
+    """
     base = bench.asked.explainer.base
+    if bench.scoring.kind is WORDS:
+        return Answered("logit-lens", "none", head_words(base, bench.test))
     pieces = Pieces(base.tokenizer)
-    raised = (named(pieces, ids) for ids in promoted_tokens(base.model, bench.asked.vectors)[0])
+    raised = (named(pieces, ids) for ids in promoted_tokens(base.model, bench.asked.single)[0])
     level = max(LEVELS.values())
     statements = [
         Statement(tuple(Clause(Rule("token", token), level) for token in tokens), tokens)
@@ -94,7 +110,7 @@ def selfie(bench: Bench) -> Answered:
     """SelfIE's answers at the length that is best on training features."""
     scale, means = _best_scale(bench)
     note = {"scale": scale, "training_scores": means, "features": len(_drawn(bench))}
-    return Answered("selfie", "none", bench.asked.selfie(bench.asked.vectors, scale), note=note)
+    return Answered("selfie", "none", bench.asked.selfie(bench.asked.single, scale), note=note)
 
 
 def selfie_oracle(bench: Bench) -> Answered:
@@ -102,7 +118,7 @@ def selfie_oracle(bench: Bench) -> Answered:
 
     The text shown for each feature is the one of the best headline score.
     """
-    lists = [bench.asked.selfie(bench.asked.vectors, scale) for scale in SCALES]
+    lists = [bench.asked.selfie(bench.asked.single, scale) for scale in SCALES]
     runs = [Answered("selfie", f"{scale:g}", one) for scale, one in zip(SCALES, lists, strict=True)]
     headline = bench.scoring.kind.headline
     scores = np.stack([rows.columns()[headline] for rows in bench.scoring.rate(bench.test, runs)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +22,8 @@ from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.rivals import MODELS, Bench, looked_up
 from selfx.evaluation.scores import write_evaluation
 from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
-from selfx.explainer.answer import Explainer
-from selfx.explainer.fit import check_vectors
+from selfx.evaluation.word_answers import BY_WORDS
+from selfx.explainer.answer import Explainer, check_vectors
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
 from selfx.tasks.store import load_examples, load_trace
@@ -107,7 +108,7 @@ def evaluate(
     kind = kind_of(trace["task"])
     settings = settings.fitted(kind)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
-    check_vectors(test, explainer.base)
+    check_vectors(test, explainer)
     plain = looked_up(kind, settings.baselines or (), train, test)
     keep = Kept(Path(out) / ".answers")
     scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)
@@ -154,7 +155,8 @@ def _answered(bench: Bench, plain: Mapping[str, Answered]) -> list[Answered]:
     ]
 
 
-def _verdicts(
+def _by_examples(
+    scoring: Scoring,
     data: Path,
     train: Sequence[Example],
     test: Sequence[Example],
@@ -162,18 +164,20 @@ def _verdicts(
     keep: Keep,
     report: Report,
 ) -> Scoring:
+    """A scoring that needs nothing but the examples."""
     if settings.simulator:
         raise SelfxError(
-            f"simulator {settings.simulator} for verdicts",
+            f"simulator {settings.simulator} for {scoring.kind.name}",
             expected="a trace of feature descriptions",
             hint="leave the simulator out",
         )
-    return BY_VERDICT
+    return scoring
 
 
 _SCORINGS: dict[str, Callable[..., Scoring]] = {
-    "verdicts": _verdicts,
+    "verdicts": functools.partial(_by_examples, BY_VERDICT),
     "descriptions": load_descriptions,
+    "words": functools.partial(_by_examples, BY_WORDS),
 }
 
 
@@ -192,7 +196,7 @@ def _finished(out: Path, kind: Kind, provenance: dict[str, Any]) -> dict[str, An
 
 def _controls(test: Sequence[Example], settings: Evaluation) -> list[str]:
     """The controls to run; without vectors there is nothing to control."""
-    if all(example.vector is None for example in test):
+    if all(example.vectors is None for example in test):
         return ["none"]
     return ["none", *(name for name in settings.controls if name != "none")]
 

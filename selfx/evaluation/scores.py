@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,27 +40,20 @@ def build_scores(
 
     The lift is what the vector adds: the first explainer that was also run under a vector control,
     with its own vector, minus the best such control by the task's headline score. It is None where
-    there is none.
+    there is none. Kinds of answers that name a column to be told apart by have the same once more
+    for each of its values, under `by_COLUMN`.
     """
     _check(examples, answered)
-    rated = scoring.rate(examples, answered)
-    names = ((run.explainer, run.control) for run in answered)
-    outcomes = dict(zip(names, rated, strict=True))
-    kind = scoring.kind
+    how = {"resamples": resamples, "seed": seed}
+    by = scoring.kind.by
+    apart = {f"by_{by}": _apart(examples, answered, scoring, how)} if by else {}
     return {
         "task": examples[0].task,
         "target": target,
         "n": len(examples),
-        "headline": kind.headline,
-        "rows": [
-            {
-                "explainer": explainer,
-                "control": control,
-                "metrics": intervals(result, kind.metrics, resamples=resamples, seed=seed),
-            }
-            for (explainer, control), result in outcomes.items()
-        ],
-        "lift": _lift(kind, outcomes, resamples=resamples, seed=seed),
+        "headline": scoring.kind.headline,
+        **_scored(examples, answered, scoring, how),
+        **apart,
         "provenance": {"intervals": _how(resamples, seed), **(provenance or {})},
     }
 
@@ -123,6 +117,57 @@ def _check(examples: Sequence[Example], answered: Sequence[Answered]) -> None:
             f"answers given twice for {' under '.join(twice[0])}",
             expected="one run for each explainer and control",
         )
+
+
+def _scored(
+    examples: Sequence[Example],
+    answered: Sequence[Answered],
+    scoring: Scoring,
+    how: Mapping[str, int],
+) -> dict[str, Any]:
+    """Returns each run's metrics with intervals, and the lift."""
+    kind, rated = scoring.kind, scoring.rate(examples, answered)
+    names = ((run.explainer, run.control) for run in answered)
+    outcomes = dict(zip(names, rated, strict=True))
+    rows = [
+        {
+            "explainer": explainer,
+            "control": control,
+            "metrics": intervals(result, kind.metrics, **how),
+        }
+        for (explainer, control), result in outcomes.items()
+    ]
+    return {"rows": rows, "lift": _lift(kind, outcomes, **how)}
+
+
+def _apart(
+    examples: Sequence[Example],
+    answered: Sequence[Answered],
+    scoring: Scoring,
+    how: Mapping[str, int],
+) -> dict[str, Any]:
+    """Returns the size and the scores of each part of the examples, in the order of their names."""
+    parts: dict[str, list[int]] = {}
+    for row, example in enumerate(examples):
+        parts.setdefault(str(example.details[scoring.kind.by]), []).append(row)
+    return {
+        name: {
+            "n": len(rows),
+            **_scored(
+                [examples[row] for row in rows],
+                [_some(run, rows) for run in answered],
+                scoring,
+                how,
+            ),
+        }
+        for name, rows in sorted(parts.items())
+    }
+
+
+def _some(run: Answered, rows: Sequence[int]) -> Answered:
+    """Returns some of a run's answers."""
+    some = [[answers[row] for row in rows] for answers in (run.answers, *run.others)]
+    return dataclasses.replace(run, answers=some[0], others=tuple(some[1:]))
 
 
 def _how(resamples: int, seed: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfx.evaluation.kinds import Kind, kind_of
@@ -24,12 +24,33 @@ def score_table(scores: Mapping[str, Any]) -> str:
         ]
         for row in scores["rows"]
     ]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in [head, *body]
-    ]
     title = f"{scores['task']} on {scores['target']}, {scores['n']} held-out questions"
-    return "\n".join([title, *(line.rstrip() for line in lines), *_lift(kind, scores.get("lift"))])
+    lines = [title, *_aligned([head, *body]), *_lift(kind, scores.get("lift"))]
+    return "\n".join([*lines, *_apart(kind, scores)])
+
+
+def _apart(kind: Kind, scores: Mapping[str, Any]) -> list[str]:
+    """The headline scores of each part of the questions, where they are told apart."""
+    parts = scores.get(f"by_{kind.by}") if kind.by else None
+    if not parts:
+        return []
+    head = ["explainer", "vector", *(f"{name} ({part['n']})" for name, part in parts.items())]
+    columns = [
+        [f"{100 * row['metrics'][kind.headline]['value']:.1f}" for row in part["rows"]]
+        for part in parts.values()
+    ]
+    names = [[_short(row["explainer"]), row["control"]] for row in scores["rows"]]
+    body = [
+        name + list(shares) for name, shares in zip(names, zip(*columns, strict=True), strict=True)
+    ]
+    title = f"{kind.measures[kind.headline].heading} by {kind.by}"
+    return [title, *_aligned([head, *body])]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table)
+    return [line.rstrip() for line in lines]
 
 
 def _lift(kind: Kind, lift: Mapping[str, Any] | None) -> list[str]:

@@ -21,6 +21,11 @@ ASKED = {
         "words which texts excite it. How strongly each text does was measured; a description is "
         "as good as what can be predicted from it of texts that it was not made from."
     ),
+    "activation-reading": (
+        "Shown activations that {target} had somewhere in a text, the explainer says what they "
+        "alone hold: the token there, the next one, the words that the head reads from them, the "
+        "words before, which of two excerpts it was in, or at which word of one."
+    ),
 }
 NO_VECTOR = {
     "input-ablation": "This question carries no activation, so there is no activation to credit.",

@@ -13,7 +13,7 @@ from selfx.errors import SelfxError
 from selfx.files import read_json, write_json
 from selfx.tasks.answering import count_tokens, letter_scores, letter_tokens, written_letters
 from selfx.tasks.balance import quota
-from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect
+from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, shape_of
 from selfx.tasks.published import ablation_cell
 from selfx.tasks.questions import LETTERS, Question, full_prompt, read_questions, user_prompt
 from selfx.tasks.rows import digest
@@ -104,6 +104,7 @@ def trace_ablation(
     plan = Plan(
         task=ABLATION,
         target=target.name,
+        shape=shape_of(target.config),
         settings=settings,
         schema=SCHEMAS[ABLATION],
         block=maker.block,

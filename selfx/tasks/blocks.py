@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import selfx
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json, write_json
+from selfx.models.config import Config
 from selfx.tasks.balance import Kind, Quota, choose, summary
 from selfx.tasks.store import TRACE, open_parquet, write_shards
 
@@ -59,6 +60,12 @@ class Plan:
     most_blocks: int
     quota: Quota
     details: Callable[[], dict[str, Any]]
+    shape: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def shape_of(target: Config) -> dict[str, int]:
+    """What an explainer of another shape must know of the target."""
+    return {"n_layers": target.n_layers, "d_model": target.d_model}
 
 
 def collect(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
@@ -195,6 +202,7 @@ def _record(plan: Plan, counts: dict[str, int], found: _Found) -> dict[str, Any]
         "task": plan.task,
         "target": plan.target,
         "target_hash": plan.settings["target_hash"],
+        "shape": plan.shape,
         "settings": plan.settings,
         "seed": plan.settings["seed"],
         "version": selfx.__version__,

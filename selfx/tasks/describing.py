@@ -20,7 +20,7 @@ from selfx.features.exemplars.texts import read_texts
 from selfx.tasks import directions as D
 from selfx.tasks import facts as F
 from selfx.tasks.balance import Quota
-from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect
+from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, shape_of
 from selfx.tasks.describers import Describers, describers
 from selfx.tasks.describing_settings import Describing
 from selfx.tasks.evidence import excerpt_row
@@ -77,6 +77,7 @@ def trace_features(
     plan = Plan(
         task=FEATURES,
         target=target.name,
+        shape=shape_of(target.config),
         settings=settings,
         schema=SCHEMAS[FEATURES],
         block=maker.block,

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 SLOT = "<vector>"
-"""Where a question's text shows the vector; an explainer's prompt puts its placeholder there."""
+"""Where a question's text shows a vector; an explainer's prompt puts its placeholder there.
+
+A text shows all vectors of its example at one such place, side by side, or each at its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Example:
       answer: the true answer, in the grammar of `selfx.tasks.wording`, or a description.
       changed: whether the outcome changed; False for a description.
       content: the outcome after the intervention (what it stayed at, if unchanged), or "".
-      vector: float32 `[d]`, or None where a task has none.
+      vectors: float32 `[m, d]`, what the explainer may read, or None where a task has none.
       details: the columns of the trace that it came from, vector left out.
-      layer: the layer that the vector was taken after, -1 where there is none.
+      layers: after which layer of the target each of the `m` vectors was taken.
       openings: the wordings for a model that does not chat, sentences that the answer completes;
         empty where it is asked the same questions.
     """
@@ -44,12 +46,17 @@ class Example:
     answer: str
     changed: bool
     content: str
-    vector: np.ndarray | None
+    vectors: np.ndarray | None
     details: dict[str, Any]
     openings: tuple[str, ...] = ()
-    layer: int = -1
+    layers: tuple[int, ...] = ()
 
     @property
     def question(self) -> str:
         """The question in its first wording, the one used to evaluate."""
         return self.questions[0]
+
+    @property
+    def vector(self) -> np.ndarray | None:
+        """Its vector `[d]`, the last of several: the deepest, where they come in order of depth."""
+        return None if self.vectors is None else self.vectors[-1]

@@ -14,7 +14,7 @@ from selfx.errors import SelfxError
 from selfx.interventions.pairs import Pair, PairResults, run_pairs
 from selfx.tasks import facts as F
 from selfx.tasks.balance import quota
-from selfx.tasks.blocks import Block, Plan, Progress, collect
+from selfx.tasks.blocks import Block, Plan, Progress, collect, shape_of
 from selfx.tasks.published import patching_cell
 from selfx.tasks.rows import digest
 from selfx.tasks.schema import PATCHING, SCHEMAS
@@ -103,6 +103,7 @@ def trace_patching(
     plan = Plan(
         task=PATCHING,
         target=target.name,
+        shape=shape_of(target.config),
         settings=settings,
         schema=SCHEMAS[PATCHING],
         block=maker.block,

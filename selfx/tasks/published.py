@@ -10,7 +10,12 @@ import numpy as np
 from selfx.errors import SelfxError
 from selfx.tasks.example import Example
 from selfx.tasks.pieces import pieces_to_text
-from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
+from selfx.tasks.reading_questions import (
+    ASKS,
+    openings_for_reading,
+    questions_for_reading,
+)
+from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 from selfx.tasks.split import short_hash
 from selfx.tasks.wording import (
     answer_content,
@@ -25,7 +30,7 @@ _LETTER = re.compile(r"I think the answer is \(([A-D])\)")
 
 
 def patching_example(
-    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+    row: dict[str, Any], split: str, vectors: np.ndarray | None, number: int
 ) -> Example:
     """The example of a row of activation patching.
 
@@ -50,14 +55,14 @@ def patching_example(
         answer=word(changed, after),
         changed=changed,
         content=after,
-        vector=vector,
+        vectors=vectors,
         details=row,
-        layer=int(row["layer"][len(row["layer"]) // 2]),
+        layers=(int(row["layer"][len(row["layer"]) // 2]),),
     )
 
 
 def ablation_example(
-    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+    row: dict[str, Any], split: str, vectors: np.ndarray | None, number: int
 ) -> Example:
     """The example of a row of input ablation; without our columns, grouped by its question."""
     hinted, plain = row["random_hint_prediction"].strip(), row["zeroshot_prediction"].strip()
@@ -74,13 +79,13 @@ def ablation_example(
         answer=word(changed, answer_content(plain)),
         changed=changed,
         content=answer_content(plain),
-        vector=vector,
+        vectors=vectors,
         details=row,
     )
 
 
 def feature_example(
-    row: dict[str, Any], split: str, vector: np.ndarray | None, number: int
+    row: dict[str, Any], split: str, vectors: np.ndarray | None, number: int
 ) -> Example:
     """The example of a row of feature description; without our columns, a group of its own."""
     layer = int(row["layer"])
@@ -96,11 +101,48 @@ def feature_example(
         answer=row["chosen_label"].strip(),
         changed=False,
         content="",
-        vector=vector,
+        vectors=vectors,
         details=details,
         openings=openings_for_feature(layer),
-        layer=layer,
+        layers=(layer,),
     )
+
+
+def reading_example(
+    row: dict[str, Any], split: str, vectors: np.ndarray | None, number: int
+) -> Example:
+    """The example of a row of activation reading.
+
+    Raises:
+      SelfxError: a kind of question that there is not, or not a layer for each vector.
+    """
+    ask, layers = row["ask"], [int(layer) for layer in row["layers"]]
+    if ask not in ASKS:
+        raise SelfxError(f"ask {ask!r}", expected=f"one of {', '.join(ASKS)}")
+    if vectors is None or len(layers) != len(vectors):
+        count = 0 if vectors is None else len(vectors)
+        raise SelfxError(f"{count} vectors of layers {layers}", expected="a layer for each vector")
+    return Example(
+        id=row.get("id") or f"{split}-{number}",
+        task=READING,
+        split=split,
+        group=row.get("group") or f"{split}-{number}",
+        cell=row.get("cell") or reading_cell(ask, layers),
+        system="",
+        questions=questions_for_reading(ask, layers, row["shown"]),
+        answer=row["answer"].strip(),
+        changed=False,
+        content="",
+        vectors=vectors,
+        details=row,
+        openings=openings_for_reading(ask, layers, row["shown"]),
+        layers=tuple(layers),
+    )
+
+
+def reading_cell(ask: str, layers: list[int]) -> str:
+    """The kind of a question about vectors: what is asked, and the last of their layers."""
+    return f"{ask} × layer {layers[-1]}"
 
 
 def feature_cell(layer: int) -> str:

@@ -12,6 +12,7 @@ from selfx.errors import SelfxError
 PATCHING = "activation-patching"
 ABLATION = "input-ablation"
 FEATURES = "feature-description"
+READING = "activation-reading"
 
 _TEXTS = pa.list_(pa.string())
 _OWN = [
@@ -85,8 +86,11 @@ PUBLISHED: dict[str, list[tuple[str, pa.DataType]]] = {
         ("chosen_label", pa.string()),
         ("all_labels", _TEXTS),
     ],
+    READING: [],
 }
-"""What the datasets under `Transluce/` hold; of descriptions, what the published archive says."""
+"""What the datasets under `Transluce/` hold; of descriptions, what the published archive says.
+
+Of activation reading nothing is published."""
 
 NEEDED: dict[str, tuple[str, ...]] = {
     PATCHING: (
@@ -105,6 +109,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "hint_user_prompt",
     ),
     FEATURES: ("layer", "chosen_label", "vector"),
+    READING: ("ask", "layers", "vectors", "shown", "answer"),
 }
 """Without which a row is no example."""
 
@@ -144,6 +149,20 @@ SCHEMAS = {
             *_OWN,
         ]
     ),
+    READING: pa.schema(
+        [
+            ("ask", pa.string()),
+            ("layers", pa.list_(pa.int32())),
+            ("vectors", pa.list_(pa.list_(pa.float32()))),
+            ("shown", _TEXTS),
+            ("answer", pa.string()),
+            ("input_ids", pa.list_(pa.int32())),
+            ("position", pa.int32()),
+            ("text", pa.string()),
+            ("site", pa.string()),
+            *_OWN,
+        ]
+    ),
 }
 """What we write."""
 
@@ -173,6 +192,8 @@ def task_of(schema: pa.Schema, path: Path) -> str:
 
 def _task_like(names: Sequence[str]) -> str:
     """The task that columns remind of most."""
+    if "ask" in names or "vectors" in names:
+        return READING
     if "chosen_label" in names or "feature_idx" in names:
         return FEATURES
     return PATCHING if "patch_position" in names or "layer" in names else ABLATION

@@ -14,9 +14,14 @@ import pyarrow.parquet as pq
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json
 from selfx.tasks.example import Example
-from selfx.tasks.published import ablation_example, feature_example, patching_example
+from selfx.tasks.published import (
+    ablation_example,
+    feature_example,
+    patching_example,
+    reading_example,
+)
 from selfx.tasks.rows import first_line
-from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, task_of
+from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, READING, task_of
 
 TRACE = "trace.json"
 SPLITS = ("train", "test")
@@ -121,11 +126,11 @@ def _read(path: Path, task: str, split: str, start: int) -> list[Example]:
     vectors: Sequence[np.ndarray | None] = [None] * table.num_rows
     if task in _VECTOR_OF:
         column, table = _VECTOR_OF[task](table)
-        vectors = _vectors(column, path)
+        vectors = (_several if pa.types.is_list(column.type.value_type) else _vectors)(column, path)
     make = _MAKERS[task]
     rows = zip(table.to_pylist(), vectors, strict=True)
     try:
-        return [make(row, split, vector, start + n) for n, (row, vector) in enumerate(rows)]
+        return [make(row, split, held, start + n) for n, (row, held) in enumerate(rows)]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, SelfxError):
             raise SelfxError(f"{path}: {error}") from error
@@ -153,7 +158,7 @@ def _check_filled(table: pa.Table, task: str, path: Path) -> None:
 
 
 def _vectors(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
-    """float32 `[d]` of every row, without a Python object for every number."""
+    """float32 `[1, d]` of every row, without a Python object for every number."""
     if not len(column):
         return []
     width = len(column[0]) if column[0].is_valid else 0
@@ -163,7 +168,16 @@ def _vectors(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
         raise SelfxError(f"{path}: vectors of different widths", expected=f"{width} numbers each")
     if not np.isfinite(flat).all():
         raise SelfxError(f"{path}: a vector with a number that is not finite")
-    return list(flat.reshape(-1, width))
+    return list(flat.reshape(-1, 1, width))
+
+
+def _several(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
+    """float32 `[m, d]` of every row, at least one vector in each."""
+    counts = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    if len(counts) and not counts.min():
+        raise SelfxError(f"{path}: a row without vectors", expected="at least one in each")
+    flat = [row for row in _vectors(column.flatten(), path) if row is not None]
+    return np.split(np.concatenate(flat), np.cumsum(counts)[:-1]) if flat else []
 
 
 def _patched(table: pa.Table) -> tuple[pa.Array, pa.Table]:
@@ -181,11 +195,17 @@ def _described(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     return table["vector"].combine_chunks(), table.drop_columns(["vector"])
 
 
-_VECTOR_OF = {PATCHING: _patched, FEATURES: _described}
+def _read_at(table: pa.Table) -> tuple[pa.Array, pa.Table]:
+    """The vectors, several a row, that are asked about, and the table without them."""
+    return table["vectors"].combine_chunks(), table.drop_columns(["vectors"])
+
+
+_VECTOR_OF = {PATCHING: _patched, FEATURES: _described, READING: _read_at}
 _MAKERS = {
     PATCHING: patching_example,
     ABLATION: ablation_example,
     FEATURES: feature_example,
+    READING: reading_example,
 }
 
 
