@@ -23,7 +23,7 @@ from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit
-from selfx.explainer.run import Training
+from selfx.explainer.training import Training
 from selfx.files import write_json
 from selfx.progress import progress
 from selfx.tasks.trace import trace

@@ -15,8 +15,8 @@ from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit
-from selfx.explainer.run import Training
-from selfx.explainer.step import Optimization
+from selfx.explainer.optimization import Optimization
+from selfx.explainer.training import Training
 from selfx.features.exemplars.texts import read_texts
 from selfx.features.training.packing import pack
 from selfx.features.training.settings import SaeTraining
@@ -76,8 +76,7 @@ LESSONS = (
             epochs=6,
             batch_size=16,
             style="plain",
-            scaling="layer",
-            strength=1.0,
+            injection="add",
             optimization=Optimization(1e-3, "linear", 5),
         ),
         evaluation=Evaluation(limit=48, max_new_tokens=48),

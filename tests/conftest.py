@@ -156,6 +156,17 @@ def compiled_quickly():
     jax.clear_caches()
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    """Float64 all through: where our code asks for float32 it gets float64."""
+    import jax
+    import jax.numpy as jnp
+
+    monkeypatch.setattr(jnp, "float32", jnp.float64)
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_tiny(tmp_path_factory):
     """A function: a tiny model (of some config and seed) as a Hugging Face folder."""
@@ -271,7 +282,8 @@ def planted():
                     answer=classes[i % 4],
                     changed=i % 2 == 0,
                     content=classes[i % 4],
-                    vector=vector.astype(np.float32),
+                    vectors=vector.astype(np.float32)[None],
+                    layers=(1,),
                     details={},
                 )
             )

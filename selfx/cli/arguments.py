@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from selfx.errors import SelfxError
+
+Injected = Literal["embedding", "marker", "add", "overwrite"]
+Part = Literal["lora", "full", "scale", "bias", "low_rank", "projection"]
+"""As in `selfx.explainer`, which only commands that run import: `--help` does not wait for jax."""
+
+Task = Literal["activation-patching", "input-ablation", "feature-description", "activation-reading"]
 
 Model = Annotated[str, tyro.conf.arg(metavar="MODEL")]
 

@@ -64,10 +64,12 @@ class Trace:
       selfx trace input-ablation --target smollm2-135m-instruct --out traces/hints --limit 500
       selfx trace feature-description --target smollm2-135m-instruct --out traces/features \
         --data texts.txt --option dictionary=runs/sae
+      selfx trace activation-reading --target smollm2-135m-instruct --out traces/reading \
+        --limit 10000 --option ask=here,next,lens
     """
 
     task: Annotated[str, tyro.conf.Positional]
-    """activation-patching, input-ablation or feature-description."""
+    """activation-patching, input-ablation, feature-description or activation-reading."""
     target: Model
     """The model to experiment on."""
     out: Path

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from selfx.cli.arguments import Model, positive
+from selfx.cli.arguments import Injected, Model, Part, positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,12 @@ class Train:
 
     For example:
       selfx train --data traces/patching --explainer smollm2-135m-instruct --out runs/patching
-      selfx train --data traces/a traces/b --explainer smollm2-135m-instruct --out runs/both
+      selfx train --data traces/reading traces/patching --times 1 3 \
+        --explainer smollm2-135m-instruct --injection add --out runs/both
+      selfx train --data traces/patching --start runs/reading --explainer smollm2-135m-instruct \
+        --injection add --out runs/patching
+      selfx train --data traces/features --explainer smollm2-135m-instruct --trains scale bias \
+        --out runs/selfie-adapter
     """
 
     data: tuple[Path, ...]
@@ -26,33 +31,74 @@ class Train:
     """The model to adapt."""
     out: Path
     """The run folder."""
+    times: tuple[float, ...] = ()
+    """How often an epoch sees each example of each trace; none given is once."""
+    trains: tuple[Part, ...] = ("lora",)
+    """lora or full, of the explainer; scale, bias, low_rank, projection, of what vectors go
+    through before it reads them."""
+    injection: Injected = "marker"
+    """How vectors enter: in place of an embedding, as they are (embedding, the paper) or at one
+    length (marker); after a layer, added (add) or in place of the residual (overwrite)."""
+    strength: float = 0.0
+    """Embedding lengths for marker, residual lengths for add, times their own for the others; 0
+    takes 5 for marker, else 1."""
+    at: int = -1
+    """The layer after which add and overwrite act; -1 is the one that each vector is from."""
+    latest: int = -1
+    """With --at -1, the last layer that a vector may go in after: later ones go in there."""
     epochs: float = 3.0
     """Passes over the data."""
     batch_size: int = 16
     """Examples a step."""
+    accumulate: int = 1
+    """Parts in which a step's examples go through the model, to save memory."""
     learning_rate: float = 5e-4
-    """AdamW's rate."""
-    schedule: Literal["constant", "linear"] = "constant"
+    """AdamW's rate for the explainer."""
+    reader_rate: float = 1e-2
+    """The same for scale, bias, low_rank and projection."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the rate goes on."""
     warmup: int = 0
     """Steps of linear rise."""
     rank: int = 16
-    """Of the adapters."""
+    """Of LoRA."""
     alpha: float = 16.0
     """Adapters are scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale adapters by alpha / sqrt(rank) instead."""
+    dropout: float = 0.0
+    """Of what enters LoRA."""
+    targets: tuple[str, ...] = ()
+    """Maps that get adapters, such as q v; none given is all."""
+    reader_rank: int = 16
+    """Of low_rank."""
+    centred: bool = False
+    """Take each layer's mean direction away from vectors before they are read."""
+    projection: str = ""
+    """Where target and explainer differ in width: random, kaiming (the paper's start), or the
+    folder of one that was fitted."""
     style: Literal["chat", "plain"] = "chat"
     """Questions in the chat template, or as plain text."""
-    scaling: Literal["matched", "raw", "layer"] = "matched"
-    """Vectors in place of an embedding, at the length of embeddings or raw, as they are (the
-    paper); or added at the layer that they are from."""
-    strength: float = 5.0
-    """How many embedding lengths, where matched; how many lengths of the residual, at a layer."""
+    start: str = ""
+    """A finished run to start from."""
+    held_out: float = 0.05
+    """Share of the training groups that is kept back to watch the lift by."""
+    evaluate_every: int = 50
+    """Steps between looks at them."""
+    patience: int = 0
+    """End after so many looks without a lower loss, and keep the best; 0 goes on to the end."""
+    quantize: Literal["", "int8", "nf4"] = ""
+    """Keep the explainer's own weights in 8 or 4 bits; needs selfx[qlora]."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the explainer's weights; what is trained is in float32."""
     remat: bool = False
     """Less memory, more time."""
     seed: int = 0
-    """Of the adapters' start and the order of the data."""
+    """Of every draw."""
     save_every: int = 50
     """Steps between checkpoints."""
+    wandb: str = ""
+    """Log to this project of Weights & Biases as well as to TensorBoard."""
     fresh: bool = False
     """Start over, forgetting what --out holds of an earlier run."""
     json: bool = False
@@ -61,41 +107,34 @@ class Train:
     def run(self) -> dict[str, Any]:
         """What was done."""
         from selfx.explainer.fit import fit
-        from selfx.explainer.run import Training
-        from selfx.explainer.step import Optimization
+        from selfx.explainer.optimization import Optimization
+        from selfx.explainer.training import Training
         from selfx.progress import progress
         from selfx.weights.load import load
 
+        settings = dataclasses.asdict(self)
+        own = {field.name for field in dataclasses.fields(Training)} - {"optimization"}
+        rates = ("learning_rate", "reader_rate", "schedule", "warmup")
         training = Training(
-            **{name: getattr(self, name) for name in _SHARED},
-            optimization=Optimization(self.learning_rate, self.schedule, self.warmup),
+            **{name: settings[name] for name in own},
+            optimization=Optimization(**{name: settings[name] for name in rates}),
         )
         training.check()
         positive(save_every=self.save_every)
         with progress("training") as report:
             fitted = fit(
-                load(self.explainer),
+                load(self.explainer, dtype=self.dtype, quantize=self.quantize),
                 self.data,
                 self.out,
                 training,
+                times=self.times,
                 fresh=self.fresh,
                 save_every=self.save_every,
+                wandb=self.wandb,
                 report=report,
             )
-        return {"run": str(fitted.path), "steps": fitted.steps, "loss": fitted.loss}
-
-
-_SHARED = (
-    "epochs",
-    "batch_size",
-    "rank",
-    "alpha",
-    "style",
-    "scaling",
-    "strength",
-    "remat",
-    "seed",
-)
+        told = {"run": str(fitted.path), "steps": fitted.steps, "loss": fitted.loss}
+        return told | ({} if fitted.lift is None else {"lift": fitted.lift})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +195,8 @@ class Evaluate:
 def _explainer(source: str) -> Any:
     """The explainer of a run folder, or a model as it is."""
     from selfx.explainer.answer import load_explainer, untrained
-    from selfx.explainer.run import Run, Training
+    from selfx.explainer.run import Run
+    from selfx.explainer.training import Training
     from selfx.weights.load import load
 
     if Run(Path(source)).exists():

@@ -11,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfx.errors import SelfxError
-from selfx.explainer.fit import check_vectors
-from selfx.explainer.injection import injection
-from selfx.explainer.lora import check_adapters, merge
+from selfx.explainer.injection import inject
+from selfx.explainer.lora import Adapters, check_adapters, merge
+from selfx.explainer.origin import Origin, check_layers
 from selfx.explainer.prompts import Prompt, Prompter, check_room, make_prompter
-from selfx.explainer.run import Run, Training
+from selfx.explainer.reader import Reader, check_reader
+from selfx.explainer.run import Run
+from selfx.explainer.trained import explaining
+from selfx.explainer.training import Training
 from selfx.interventions.batching import bucket
 from selfx.interventions.edits import Edits
 from selfx.models.decoder import Decoder, apart
 from selfx.models.generate import generate
+from selfx.models.quantized import is_quantized
 from selfx.models.stack import Apart
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
@@ -36,9 +40,12 @@ class Explainer:
     Attributes:
       name: the run's folder or the model's name.
       base: the model that it was made from.
-      model: its weights, adapters merged in.
+      model: its weights, adapters merged in where they can be.
       prompter: how it reads a question.
       training: how it was trained; an untrained one reads as these settings say.
+      origin: the shape of the target that it explains.
+      reader: what vectors go through first, or None.
+      lora: adapters that could not be merged, of a quantised model, or None.
     """
 
     name: str
@@ -46,6 +53,9 @@ class Explainer:
     model: Decoder
     prompter: Prompter
     training: Training
+    origin: Origin
+    reader: Reader | None = None
+    lora: Adapters | None = None
 
 
 def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Explainer:
@@ -60,22 +70,46 @@ def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Exp
     """
     run = Run(Path(source))
     record = run.record()
-    base = load(record["explainer"]) if base is None else base
+    base = load(record["explainer"], quantize=record["quantize"]) if base is None else base
     if base.hash != record["explainer_hash"]:
         raise SelfxError(
             f"weights of {base.name} with hash {base.hash[:12]}",
             expected=f"{record['explainer_hash'][:12]}, which {run.path} was trained from",
         )
-    adapters = run.load_adapter()
-    check_adapters(adapters, base.config)
-    explainer = untrained(base, run.training())
-    return dataclasses.replace(explainer, name=str(source), model=merge(base.model, adapters))
+    trained = run.load_result(base.config)
+    explainer = dataclasses.replace(
+        untrained(base, run.training(), run.origin()),
+        name=str(source),
+        model=explaining(trained, base.model),
+        reader=trained.reader,
+    )
+    if trained.lora is None:
+        return explainer
+    check_adapters(trained.lora, base.config)
+    if is_quantized(base.model):
+        return dataclasses.replace(explainer, lora=trained.lora)
+    return dataclasses.replace(explainer, model=merge(explainer.model, trained.lora))
 
 
-def untrained(base: LanguageModel, training: Training) -> Explainer:
+def untrained(base: LanguageModel, training: Training, origin: Origin | None = None) -> Explainer:
     """The model itself, asked as an explainer trained with these settings would be."""
     prompter = make_prompter(base.tokenizer, base.eos_ids, training.style)
-    return Explainer(base.name, base, base.model, prompter, training)
+    origin = origin or Origin(base.config.d_model, base.config.n_layers)
+    return Explainer(base.name, base, base.model, prompter, training, origin)
+
+
+def check_vectors(examples: Sequence[Example], explainer: Explainer) -> None:
+    """Raises SelfxError where vectors are not such as the explainer can read."""
+    origin, config, way = explainer.origin, explainer.base.config, explainer.training.way
+    widths = {e.vectors.shape[1] for e in examples if e.vectors is not None}
+    if wrong := sorted(widths - {origin.width}):
+        raise SelfxError(
+            f"vectors of width {wrong[0]}",
+            expected=f"{origin.width}, the width of the target that {explainer.name} explains",
+        )
+    if widths:
+        check_reader(explainer.reader, origin.width, config.d_model)
+        check_layers(examples, origin, config, way.own, way.at)
 
 
 def answer(
@@ -92,7 +126,7 @@ def answer(
     Args:
       explainer: who is asked.
       examples: the questions, each in its first wording.
-      vectors: float32 `[n, d]` to read instead of the examples' own.
+      vectors: float32 `[n, m, d]` to read instead of the examples' own.
       max_new_tokens: where an answer that does not end is cut.
       batch_size: questions at once; those of like length go together.
       report: told of progress.
@@ -100,9 +134,14 @@ def answer(
     Raises:
       SelfxError: vectors of another width, or questions longer than the explainer's context.
     """
-    check_vectors(examples, explainer.base, explainer.training.scaling)
-    if vectors is None:
-        vectors = own_vectors(examples, explainer.base.config.d_model)
+    check_vectors(examples, explainer)
+    own = own_vectors(examples, explainer.origin.width)
+    vectors = own if vectors is None else vectors
+    if vectors.shape != own.shape:
+        raise SelfxError(
+            f"vectors of shape {vectors.shape} for {len(examples)} questions",
+            expected=f"{own.shape}, that of their own",
+        )
     prompts = [explainer.prompter.prompt(example) for example in examples]
     longest = max((len(prompt.ids) for prompt in prompts), default=0)
     check_room(longest + max_new_tokens, explainer.base.config)
@@ -113,8 +152,7 @@ def answer(
         rows = order[start : start + batch_size]
         filled = rows + rows[-1:] * (batch_size - len(rows))
         asked = [prompts[i] for i in filled]
-        depths = np.array([examples[i].layer for i in filled], np.int32)
-        read = injected(explainer, vectors[filled], asked, depths)
+        read = injected(explainer, vectors[filled], asked, [examples[i] for i in filled])
         texts = _generate(explainer, layers, asked, read, max_new_tokens)
         for index, text in zip(rows, texts, strict=False):
             answers[index] = text
@@ -123,16 +161,19 @@ def answer(
 
 
 def own_vectors(examples: Sequence[Example], width: int) -> np.ndarray:
-    """float32 `[n, d]`: each example's vector, zeros where it has none."""
-    vectors = np.zeros((len(examples), width), np.float32)
+    """float32 `[n, m, d]`: each example's vectors, zeros where it has fewer than others or none."""
+    most = max((len(e.vectors) for e in examples if e.vectors is not None), default=1)
+    vectors = np.zeros((len(examples), most, width), np.float32)
     for row, example in zip(vectors, examples, strict=True):
-        row[:] = 0 if example.vector is None else example.vector
+        if example.vectors is not None:
+            row[: len(example.vectors)] = example.vectors
     return vectors
 
 
 def _layers(model: Decoder, batches: float) -> Apart | None:
     """The layers apart where many batches repay the copy and the longer compilation."""
     worth = batches > MANY_BATCHES and jax.default_backend() == "cpu"
+    worth = worth and not is_quantized(model)  # apart, its weights would all be floats at once
     return apart(model) if worth else None
 
 
@@ -158,6 +199,7 @@ def _generate(
         end_ids=ends,
         max_new_tokens=limit,
         layers=layers,
+        lora=explainer.lora,
     )
     written = np.asarray(out.tokens)
     decode = explainer.base.tokenizer.decode
@@ -165,11 +207,20 @@ def _generate(
 
 
 def injected(
-    explainer: Explainer, vectors: np.ndarray, prompts: Sequence[Prompt], layers: np.ndarray
+    explainer: Explainer,
+    vectors: np.ndarray,
+    prompts: Sequence[Prompt],
+    examples: Sequence[Example],
 ) -> Edits | None:
-    """The edit by which prompts read vectors `[b, d]` taken after `layers` `[b]`; None of none."""
-    slots = jnp.asarray([prompt.slot for prompt in prompts], jnp.int32)
-    if int(slots.max()) < 0:
+    """The edits by which prompts read examples' `vectors` `[b, m, d]`; None where none has any."""
+    if not any(prompt.slots for prompt in prompts):
         return None
-    how = explainer.training.scaling, explainer.training.strength
-    return injection(explainer.model, jnp.asarray(vectors), slots, *how, layers)
+    slots, layers = (np.full(vectors.shape[:2], -1, np.int32) for _ in range(2))
+    for row, (prompt, example) in enumerate(zip(prompts, examples, strict=True)):
+        slots[row, : len(prompt.slots)] = prompt.slots
+        layers[row, : len(example.layers)] = example.layers
+    depth = explainer.origin.layers
+    way = explainer.training.way
+    return inject(
+        way, explainer.model, explainer.reader, jnp.asarray(vectors), slots, layers, depth
+    )

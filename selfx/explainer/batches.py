@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from flax import struct
 
+from selfx.errors import SelfxError
 from selfx.explainer.prompts import Prompter
 from selfx.interventions.batching import bucket
 from selfx.tasks.example import Example
@@ -31,9 +32,9 @@ class Batch:
       ask: int32 `[b, a]`, the positions whose logits must say the answer's tokens.
       answers: int32 `[b, a]`, those tokens.
       weights: float32 `[b, a]`, 1 at real answer tokens, else 0.
-      vectors: float32 `[b, d]`.
-      slots: int32 `[b]`, where a row's vector goes, -1 for nowhere.
-      layers: int32 `[b]`, the layer that it was taken after, -1 where that is not known.
+      vectors: float32 `[b, m, d]`, as the target had them.
+      slots: int32 `[b, m]`, where a row's vectors go, -1 for nowhere.
+      layers: int32 `[b, m]`, the target's layer that each was taken after, -1 if not known.
     """
 
     tokens: np.ndarray
@@ -53,52 +54,128 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An example in one wording, in tokens."""
+    """An example in one wording, in tokens.
 
+    Attributes:
+      id: the example's.
+      ids, answer: the question's tokens and the answer's.
+      slots: where in the question its vectors stand.
+      vectors: float32 `[m, d]`, or None.
+      layers: the `m` layers that they were taken after.
+    """
+
+    id: str
     ids: tuple[int, ...]
     answer: tuple[int, ...]
-    slot: int
-    vector: np.ndarray | None
-    layer: int = -1
+    slots: tuple[int, ...]
+    vectors: np.ndarray | None
+    layers: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.answer)
 
 
+def wordings(example: Example, prompter: Prompter) -> list[Row]:
+    """The example in each of its wordings."""
+    return [row(example, prompter, w) for w in range(len(prompter.wordings(example)))]
+
+
+def row(example: Example, prompter: Prompter, wording: int = 0) -> Row:
+    """The example in one wording.
+
+    Raises:
+      SelfxError: its placeholders, vectors and layers do not match.
+    """
+    prompt, answer = prompter.prompt(example, wording), prompter.answer(example)
+    layers = example.layers or (-1,) * len(prompt.slots)
+    if len(layers) != len(prompt.slots):
+        raise SelfxError(
+            f"{len(layers)} layers for {len(prompt.slots)} vectors in example {example.id}",
+            expected="one for each",
+        )
+    return Row(example.id, prompt.ids, answer, prompt.slots, example.vectors, layers)
+
+
+def collate(rows: Sequence[Row], size: int, width: int, vectors: int) -> Batch:
+    """The rows as arrays; a short batch is filled with rows of no weight.
+
+    Args:
+      rows: at most `size` of them.
+      size: rows of the batch.
+      width: of the vectors.
+      vectors: room for how many in a row.
+    """
+    length = bucket(max(len(row) for row in rows))
+    room = bucket(max(len(row.answer) for row in rows))
+    batch = Batch(
+        tokens=np.zeros((size, length), np.int32),
+        mask=np.zeros((size, length), bool),
+        ask=np.full((size, room), -1, np.int32),
+        answers=np.zeros((size, room), np.int32),
+        weights=np.zeros((size, room), np.float32),
+        vectors=np.zeros((size, vectors, width), np.float32),
+        slots=np.full((size, vectors), -1, np.int32),
+        layers=np.full((size, vectors), -1, np.int32),
+    )
+    for i, row in enumerate(rows):
+        question, answer, held = len(row.ids), len(row.answer), len(row.slots)
+        batch.tokens[i, : question + answer] = (*row.ids, *row.answer)
+        batch.mask[i, : question + answer] = True
+        batch.ask[i, :answer] = np.arange(question - 1, question + answer - 1)
+        batch.answers[i, :answer] = row.answer
+        batch.weights[i, :answer] = 1
+        if row.vectors is not None:
+            batch.slots[i, :held], batch.layers[i, :held] = row.slots, row.layers
+            batch.vectors[i, :held] = row.vectors
+    return batch
+
+
 class Plan:
-    """The rows of every step of a run."""
+    """The rows of every step of a run.
+
+    Attributes:
+      rows: every example's wordings.
+      times: how often an epoch sees each example; a fraction is a chance.
+      longest: tokens of the longest row.
+    """
 
     def __init__(
         self,
         examples: Sequence[Example],
         prompter: Prompter,
         *,
-        d_model: int,
+        width: int,
         batch_size: int,
         seed: int,
+        times: Sequence[float] | None = None,
     ):
-        self.d_model, self.batch_size, self.seed = d_model, batch_size, seed
-        self.rows = [
-            [_row(example, prompter, w) for w in range(len(prompter.wordings(example)))]
-            for example in examples
-        ]
-        self.steps_per_epoch = -(-len(examples) // batch_size)
-        longest = max(len(wording.answer) for row in self.rows for wording in row)
-        self.answer_width = -(-longest // 8) * 8
+        self.width, self.batch_size, self.seed = width, batch_size, seed
+        self.rows = [wordings(example, prompter) for example in examples]
+        self.times = np.ones(len(examples)) if times is None else np.asarray(times, float)
         self.longest = max(len(wording) for row in self.rows for wording in row)
+        self.vectors = max(1, *(len(row[0].slots) for row in self.rows))
+        self.steps_per_epoch = -(-round(float(self.times.sum())) // batch_size)
         self._epoch = -1
         self._order: list[list[Row]] = []
 
-    def batch(self, step: int) -> Batch:
+    def rows_of(self, step: int) -> list[Row]:
         """The rows of step `step`, counted from 0."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._epoch != epoch:
             self._epoch, self._order = epoch, self._epoch_batches(epoch)
-        return self.collate(self._order[index])
+        return self._order[index]
+
+    def batch(self, step: int) -> Batch:
+        """The same as arrays."""
+        return self.collate(self.rows_of(step))
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Some rows as arrays of this plan's sizes."""
+        return collate(rows, self.batch_size, self.width, self.vectors)
 
     def _epoch_batches(self, epoch: int) -> list[list[Row]]:
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.rows))
+        order = rng.permutation(self._drawn(rng))
         rows = [self.rows[i][rng.integers(len(self.rows[i]))] for i in order]
         span = WINDOW * self.batch_size
         batches = []
@@ -109,34 +186,17 @@ class Plan:
             ]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def collate(self, rows: Sequence[Row]) -> Batch:
-        """The rows as arrays; a short batch is filled with rows of no weight."""
-        width = bucket(max(len(row) for row in rows))
-        n, a = self.batch_size, self.answer_width
-        batch = Batch(
-            tokens=np.zeros((n, width), np.int32),
-            mask=np.zeros((n, width), bool),
-            ask=np.full((n, a), -1, np.int32),
-            answers=np.zeros((n, a), np.int32),
-            weights=np.zeros((n, a), np.float32),
-            vectors=np.zeros((n, self.d_model), np.float32),
-            slots=np.full(n, -1, np.int32),
-            layers=np.full(n, -1, np.int32),
-        )
-        for i, row in enumerate(rows):
-            question, answer = len(row.ids), len(row.answer)
-            batch.tokens[i, : question + answer] = (*row.ids, *row.answer)
-            batch.mask[i, : question + answer] = True
-            batch.ask[i, :answer] = np.arange(question - 1, question + answer - 1)
-            batch.answers[i, :answer] = row.answer
-            batch.weights[i, :answer] = 1
-            batch.slots[i], batch.layers[i] = row.slot, row.layer
-            if row.vector is not None:
-                batch.vectors[i] = row.vector
-        return batch
-
-
-def _row(example: Example, prompter: Prompter, wording: int) -> Row:
-    prompt = prompter.prompt(example, wording)
-    answer = prompter.answer(example)
-    return Row(prompt.ids, answer, prompt.slot, example.vector, example.layer)
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """The examples of an epoch, always as many: each its whole times, some once more."""
+        whole = np.floor(self.times).astype(int)
+        more = round(float(self.times.sum())) - int(whole.sum())
+        chances = self.times - whole
+        drawn = np.repeat(np.arange(len(self.rows)), whole)
+        if not more:
+            return drawn
+        # Even steps through the chances laid end to end in any order: to draw one after the other
+        # without putting back would favour the rare.
+        order = rng.permutation(len(self.rows))
+        ends = np.cumsum(chances[order])
+        at = ends[-1] * (rng.random() + np.arange(more)) / more
+        return np.concatenate([drawn, order[np.searchsorted(ends, at, side="right")]])

@@ -30,11 +30,11 @@ class Prompt:
 
     Attributes:
       ids: its tokens.
-      slot: the placeholder's position, or -1 where the question has no vector.
+      slots: the positions of the placeholders, one for each of the example's vectors.
     """
 
     ids: tuple[int, ...]
-    slot: int
+    slots: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,27 +55,33 @@ class Prompter:
     end_id: int
 
     def prompt(self, example: Example, wording: int = 0) -> Prompt:
-        """The example's question in one of its wordings."""
+        """The example's question in one of its wordings, a placeholder for each of its vectors.
+
+        Raises:
+          SelfxError: there are more or fewer places for vectors than vectors.
+        """
         wordings = self.wordings(example)
         text = wordings[wording % len(wordings)]
-        wanted = text.count(SLOT)
-        if wanted > 1:
+        vectors = 0 if example.vectors is None else len(example.vectors)
+        begin, slot, end = self.markers
+        places = text.count(SLOT)
+        if places not in (1 if vectors else 0, vectors):
             raise SelfxError(
-                f"{wanted} times {SLOT} in the question of example {example.id}",
-                expected="at most one vector a question",
+                f"{places} times {SLOT} in the question of example {example.id}",
+                expected=f"{vectors}, its number of vectors" + (", or 1 for all" * (vectors > 1)),
                 hint=f"a target text that itself contains {SLOT} cannot be used",
             )
-        text = text.replace(SLOT, "".join(self.markers))
+        text = text.replace(SLOT, begin + slot * (vectors if places == 1 else 1) + end)
         ids = self._encode(self._frame(example, text))
-        slot_id = self.tokenizer.convert_tokens_to_ids(self.markers[1])
-        slots = [index for index, token in enumerate(ids) if token == slot_id]
-        if len(slots) != wanted:
+        slot_id = self.tokenizer.convert_tokens_to_ids(slot)
+        slots = tuple(index for index, token in enumerate(ids) if token == slot_id)
+        if len(slots) != vectors:
             raise SelfxError(
                 f"{len(slots)} placeholders in the prompt of example {example.id}",
-                expected=f"{wanted}",
-                hint=f"a target text that itself contains {self.markers[1]} cannot be used",
+                expected=f"{vectors}",
+                hint=f"a target text that itself contains {slot} cannot be used",
             )
-        return Prompt(tuple(ids), slots[0] if slots else -1)
+        return Prompt(tuple(ids), slots)
 
     def wordings(self, example: Example) -> tuple[str, ...]:
         """The texts that the example may be asked in: a base model is given sentences to end."""

@@ -1,81 +1,41 @@
 """A run folder: what was trained on what, so that it can be resumed, checked and loaded.
 
-config.json     the settings, the explainer's hash, each trace's hash and target
-metrics.jsonl   one object a logged step; only what a repeated run would write again
-checkpoints/    orbax: adapters, optimiser, step
-adapter/        the result in PEFT's layout, written last
+config.json       the settings, the explainer's hash, each trace's hash and target
+metrics.jsonl     one object a logged step; only what a repeated run would write again
+tensorboard/      the same for TensorBoard
+checkpoints/      orbax: the parts trained, optimiser, step
+best.safetensors  the parts at the best look at held-out examples, where patience decides
+model/            all of the explainer's weights, where those were trained
+adapter/          the result: LoRA in PEFT's layout, and reader.safetensors; written last
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
+import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from selfx.errors import SelfxError
-from selfx.explainer.injection import Scaling
 from selfx.explainer.lora import Adapters, Lora
-from selfx.explainer.prompts import Style
-from selfx.explainer.step import Optimization
-from selfx.files import read_json
+from selfx.explainer.origin import Origin
+from selfx.explainer.reader import Reader, load_reader, save_reader
+from selfx.explainer.trained import Trained, explaining, parameters
+from selfx.explainer.training import Training, from_record
+from selfx.files import atomic, read_json, unwritable
+from selfx.models.config import Config
 from selfx.run_folder import RunFolder
+from selfx.weights.load import LanguageModel, load
 from selfx.weights.peft import load_adapter, save_adapter
 
-POSITIVE = ("epochs", "batch_size", "rank", "alpha", "strength", "learning_rate", "clip")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "style": get_args(Style),
-    "scaling": get_args(Scaling),
-    "schedule": ("constant", "linear"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """The settings of a run; with the data and the seed they decide every number in it.
-
-    Attributes:
-      epochs: passes over the data; a fraction is allowed.
-      batch_size: examples a step.
-      rank: of the adapters.
-      alpha: adapters are scaled by alpha / rank.
-      style: how a question is framed: the explainer's `chat` template, or `plain` text.
-      scaling: how a vector enters: in place of an embedding, `raw` (the paper) or `matched` to the
-        embeddings' length, or added at its own `layer`.
-      strength: how many average embedding lengths, where `matched`; how many lengths of the
-        residual, at a `layer`.
-      optimization: AdamW's settings.
-      remat: recompute instead of keeping: less memory, more time.
-      seed: of the adapters' start and the order of the data.
-    """
-
-    epochs: float = 3.0
-    batch_size: int = 16
-    rank: int = 16
-    alpha: float = 16.0
-    style: Style = "chat"
-    scaling: Scaling = "matched"
-    strength: float = 5.0
-    optimization: Optimization = Optimization()
-    remat: bool = False
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raises SelfxError for settings that no run can have."""
-        own, optimization = dataclasses.asdict(self), dataclasses.asdict(self.optimization)
-        values = {**own, **optimization}
-        for name in POSITIVE:
-            if not 0 < values[name] < math.inf:
-                raise SelfxError(f"{name} {values[name]}", expected="a positive number")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= values[name] < math.inf:
-                raise SelfxError(f"{name} {values[name]}", expected="0 or more")
-        for name, choices in CHOICES.items():
-            if values[name] not in choices:
-                raise SelfxError(f"{name} {values[name]!r}", expected=" or ".join(choices))
+_LORA, _READER = "adapter_model.safetensors", "reader.safetensors"
 
 
 class Run(RunFolder):
@@ -88,6 +48,11 @@ class Run(RunFolder):
     def adapter(self) -> Path:
         """The result."""
         return self.result
+
+    @property
+    def model(self) -> Path:
+        """The explainer's weights, where those were trained."""
+        return self.path / "model"
 
     def record(self) -> dict[str, Any]:
         """What config.json holds.
@@ -105,10 +70,8 @@ class Run(RunFolder):
         Raises:
           SelfxError: there is no run, or another version wrote it.
         """
-        settings = dict(self.record()["training"])
         try:
-            optimization = Optimization(**settings.pop("optimization"))
-            return Training(**settings, optimization=optimization)
+            return from_record(self.record()["training"])
         except (KeyError, TypeError) as error:
             raise SelfxError(
                 f"the settings in {self.config} cannot be read: {error}",
@@ -116,18 +79,97 @@ class Run(RunFolder):
                 hint="train it again",
             ) from error
 
-    def save_adapter(self, adapters: Adapters, alpha: float, base: str) -> None:
-        """Writes the result in PEFT's layout."""
-        save_adapter(
-            self.adapter, {n: (x.a, x.b) for n, x in adapters.items()}, alpha=alpha, base=base
-        )
+    def origin(self) -> Origin:
+        """The shape of the target that its vectors came from."""
+        return Origin(**self.record()["origin"])
 
-    def load_adapter(self) -> Adapters:
-        """The result, ready for `forward(lora=...)`."""
+    def keep_best(self, trained: Trained) -> None:
+        """Keeps the parts, as the best yet."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(trained)
+        named = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        with atomic(self._best) as temporary:
+            temporary.write_bytes(save(named))
+
+    def best(self, like: Trained) -> Trained:
+        """The parts that were kept as the best.
+
+        Raises:
+          SelfxError: they cannot be read.
+        """
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+        try:
+            kept = load_file(self._best)
+            found = [jnp.asarray(kept[jax.tree_util.keystr(path)]) for path, _ in leaves]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise SelfxError(f"{self._best} cannot be read: {error}", hint="--fresh") from error
+        return jax.tree.unflatten(treedef, found)
+
+    def save_result(
+        self,
+        trained: Trained,
+        given: Reader | None,
+        training: Training,
+        explainer: LanguageModel,
+    ) -> None:
+        """Writes the result, the folder that marks a finished run last and in one piece."""
+        if trained.model is not None:
+            from selfx.weights.save import save_model
+
+            whole = explaining(trained, explainer.model)
+            save_model(dataclasses.replace(explainer, model=whole), self.model)
+        partial = self.path / ".adapter"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise unwritable(partial, error) from error
+        if trained.lora is not None:
+            pairs = {name: (x.a, x.b) for name, x in trained.lora.items()}
+            alpha = training.lora_scale * training.rank
+            save_adapter(partial, pairs, alpha=alpha, base=explainer.name, config=explainer.config)
+        reader = given if trained.reader is None else trained.reader.over(given)
+        if reader is not None:
+            save_reader(reader, partial / _READER)
+        try:
+            partial.rename(self.adapter)
+        except OSError as error:
+            raise unwritable(self.adapter, error) from error
+
+    def load_result(self, config: Config | None = None) -> Trained:
+        """What was trained, with what was given beside it.
+
+        Args:
+          config: of the explainer, by which the files of families that fuse maps are read.
+
+        Raises:
+          SelfxError: the run is not finished, or its files cannot be read.
+        """
         if not self.adapter.exists():
             raise SelfxError(f"the run in {self.path} is not finished", hint="selfx train again")
-        pairs, scale = load_adapter(self.adapter)
+        reader = self.adapter / _READER
+        weights = parameters(load(str(self.model)).model) if self.model.exists() else None
+        return Trained(
+            lora=self.load_adapter(config) if (self.adapter / _LORA).exists() else None,
+            reader=load_reader(reader) if reader.exists() else None,
+            model=weights,
+        )
+
+    def load_adapter(self, config: Config | None = None) -> Adapters:
+        """The adapters, ready for `forward(lora=...)`."""
+        pairs, scale = load_adapter(self.adapter, config)
         return {name: Lora(jnp.asarray(a), jnp.asarray(b), scale) for name, (a, b) in pairs.items()}
+
+    def digest(self) -> str:
+        """sha256 of the result's tensors, in order of name; of nothing where there is none."""
+        whole = hashlib.sha256()
+        for folder in (self.adapter, self.model):
+            for file in sorted(folder.glob("*.safetensors")):
+                whole.update(hashlib.sha256(file.read_bytes()).digest())
+        return whole.hexdigest()
+
+    @property
+    def _best(self) -> Path:
+        return self.path / "best.safetensors"
 
 
 def digest(folder: Path) -> str:
