@@ -48,19 +48,22 @@ LORA, READER, FULL = 1e-3, 1e-2, 1e-4
 ARMS: dict[str, dict[str, Any]] = {
     "embedding": {"injection": "embedding"},
     "marker": {"injection": "marker"},
+    "marker, centred": {"injection": "marker", "centred": True},
     "add at 1": {"injection": "add", "at": 1},
     "add": {"injection": "add"},
     "overwrite at 0": {"injection": "overwrite", "at": 0},
-    "overwrite": {"injection": "overwrite"},
     "add, rank 4": {"injection": "add", "rank": 4},
     "add, rank 64": {"injection": "add", "rank": 64},
     "add, all weights": {"injection": "add", "trains": ("full",)},
-    "add, lora + scale + bias": {"injection": "add", "trains": ("lora", "scale", "bias")},
-    "marker, SelfIE adapter": {"injection": "marker", "trains": ("scale", "bias")},
-    "marker, low rank": {"injection": "marker", "trains": ("scale", "bias", "low_rank")},
-    "add, low rank": {"injection": "add", "trains": ("scale", "bias", "low_rank")},
+    "marker, scale and bias": {"injection": "marker", "trains": ("scale", "bias")},
+    "add at 1, low rank": {
+        "injection": "add",
+        "at": 1,
+        "trains": ("scale", "bias", "low_rank"),
+    },
 }
-"""What differs from `base`."""
+"""What differs from LoRA of rank 16 on all maps. The first six are ways in; `scale and bias` is the
+SelfIE adapter (arXiv 2602.10352), `low rank` its larger kind: the model itself stays as it is."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from selfx.evaluation.run import evaluate
     from selfx.explainer.answer import answer, load_explainer
     from selfx.explainer.fit import fit
+    from selfx.explainer.optimization import Optimization
+    from selfx.explainer.training import Training
     from selfx.features.descriptions.describe import describe
     from selfx.features.dictionaries.inspect import inspect_sae
     from selfx.features.dictionaries.load import load_sae
@@ -76,6 +78,8 @@ _HOMES = {
     "answer": "explainer.answer",
     "load_explainer": "explainer.answer",
     "fit": "explainer.fit",
+    "Optimization": "explainer.optimization",
+    "Training": "explainer.training",
     "describe": "features.descriptions.describe",
     "inspect_sae": "features.dictionaries.inspect",
     "load_sae": "features.dictionaries.load",

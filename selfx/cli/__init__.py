@@ -14,13 +14,17 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from selfx.cli.adapters import ExportPeft
 from selfx.cli.arguments import setting
+from selfx.cli.ask import Explain
 from selfx.cli.experiment import Patch, Trace
 from selfx.cli.explain import Evaluate, Train
 from selfx.cli.features import ExportNeuronpedia, SaeInspect, SaeTrain
 from selfx.cli.model import Doctor, Pull
+from selfx.cli.projecting import FitProjection
 from selfx.cli.show import Quickstart, Report
 from selfx.errors import SelfxError
+from selfx.preemption import Preempted
 
 __all__ = ["COMMANDS", "GROUPS", "main", "setting"]
 
@@ -29,8 +33,10 @@ COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
     "patch": Patch,
     "trace": Trace,
+    "fit-projection": FitProjection,
     "train": Train,
     "evaluate": Evaluate,
+    "explain": Explain,
     "report": Report,
     "quickstart": Quickstart,
 }
@@ -42,7 +48,7 @@ GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "export": (
         "Write what was found in the form that other tools take.",
-        {"neuronpedia": ExportNeuronpedia},
+        {"neuronpedia": ExportNeuronpedia, "peft": ExportPeft},
     ),
 }
 """`{name: (what it is about, {command: its class})}`."""
@@ -51,7 +57,8 @@ GROUPS: dict[str, tuple[str, dict[str, Any]]] = {
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    0: it did what was asked; 1: what it examined is at fault; 2: bad input; 130: interrupted.
+    0: it did what was asked; 1: what it examined is at fault; 2: bad input; 130: interrupted; 143:
+    asked to stop by SIGTERM.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     groups = {name: _group(*group) for name, group in GROUPS.items()}
@@ -63,9 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     except SelfxError as error:
         print(f"selfx: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("selfx: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return stopped.code if isinstance(stopped, Preempted) else 130
     except BrokenPipeError:
         return 0
     _show(result, command.json)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import selfx
-from selfx.checkpoint import Checkpoints, checkpoints
+from selfx.checkpoint import Checkpoints, Restored, checkpoints
 from selfx.explainer.job import prepare
 from selfx.explainer.loop import Every, Loop
 from selfx.explainer.mixture import Mixture, read_mixture
@@ -81,7 +81,8 @@ def fit(
         Logs(run.path, wandb=wandb) as logs,
     ):
         optimizer = training.optimization.build(job.total)
-        state, start = _latest(saved, init_state(job.trained, optimizer))
+        begin = _latest(saved, init_state(job.trained, optimizer))
+        start = begin.step
         loop = Loop(
             step=make_step(optimizer, job.how),
             job=job,
@@ -92,19 +93,16 @@ def fit(
             every=Every(save_every, log_every),
             log=run.lines(start),
         )
-        trained = loop.go(state, start, report)
+        trained = loop.go(begin, report)
     if not run.adapter.exists():
         run.save_result(trained, job.frozen.reader, training, explainer)
     seconds = time.monotonic() - began
     return Fitted(run.path, loop.steps, start, loop.last("loss"), seconds, loop.last("lift"))
 
 
-def _latest(saved: Checkpoints, state: State) -> tuple[State, int]:
-    """The newest state that can be read, and its step; the one given, and 0, without any."""
-    if not saved.latest():
-        return state, 0
-    restored = saved.restore(state)
-    return restored.state, restored.step
+def _latest(saved: Checkpoints, state: State) -> Restored[State]:
+    """The newest checkpoint that can be read; the state given, at step 0, without any."""
+    return saved.restore(state) if saved.latest() else Restored(state, 0, {})
 
 
 def _record(explainer: LanguageModel, mixture: Mixture, training: Training) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from selfx.checkpoint import Checkpoints
+from selfx.checkpoint import Checkpoints, Restored
 from selfx.errors import SelfxError
 from selfx.explainer.job import Job
 from selfx.explainer.run import Run
@@ -55,7 +55,7 @@ class Loop:
     every: Every
     log: list[str]
 
-    def go(self, state: State, start: int, report: Report) -> Trained:
+    def go(self, begin: Restored[State], report: Report) -> Trained:
         """What was trained by the last step, or by the best look where patience decides.
 
         Raises:
@@ -63,11 +63,11 @@ class Loop:
           Preempted: it was asked to stop; all is saved.
         """
         job, began = self.job, time.monotonic()
-        recent: list[dict[str, jax.Array]] = []
+        state, recent = begin.state, list(begin.extra.get("recent", []))
         tokens, told = 0, math.nan
         if job.watch is not None:
             job.watch.recall(self.log)
-        for index in range(start, job.total):
+        for index in range(begin.step, job.total):
             if self._spent():
                 break
             batch = job.plan.batch(index)
@@ -78,7 +78,7 @@ class Loop:
             tokens += batch.n_tokens
             done, stopping = index + 1, self.asked()
             looking = self._looks(done)
-            saving = done % self.every.save == 0 or done == job.total or stopping
+            saving = done % self.every.save == 0 or done == job.total
             if saving or looking or done % self.every.log == 0:
                 told = self._sound(metrics, state, index)
                 self._write(done, recent, state if looking else None)
@@ -86,8 +86,9 @@ class Loop:
             speed = tokens / max(time.monotonic() - began, 1e-9)
             loss = "" if math.isnan(told) else f"loss {told:.3f}, "
             report(done, job.total, f"{loss}{speed:.0f} tokens/s{self._lift()}")
-            if saving:
-                self.run.save(self.log, self.saved, state, done)
+            if saving or stopping:
+                told = self._sound(metrics, state, index)
+                self.run.save(self.log, self.saved, state, done, {"recent": _plain(recent)})
             if stopping:
                 raise Preempted(self.asked.signal)
         return self._result(state)
@@ -154,3 +155,8 @@ class Loop:
     def _lift(self) -> str:
         lift = self.last("lift")
         return "" if lift is None else f", lift {100 * lift:.1f}"
+
+
+def _plain(recent: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Metrics that no line has yet: with them the next line's mean is what it would have been."""
+    return [{name: float(value) for name, value in metrics.items()} for metrics in recent]

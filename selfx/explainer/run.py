@@ -39,9 +39,14 @@ _LORA, _READER = "adapter_model.safetensors", "reader.safetensors"
 
 
 class Run(RunFolder):
-    """A run folder's paths, and its result."""
+    """A run folder's paths, and its result.
+
+    Attributes:
+      NEW: what `config.json` has had since vectors may come from a model of another shape.
+    """
 
     KEYS = frozenset({"explainer_hash", "training"})
+    NEW = frozenset({"quantize", "origin"})
     RESULT = "adapter"
 
     @property
@@ -62,7 +67,10 @@ class Run(RunFolder):
         """
         if not self.exists():
             raise SelfxError(f"no run in {self.path}", expected="a folder that `selfx train` wrote")
-        return read_json(self.config)
+        record = read_json(self.config)
+        if not record.keys() >= self.NEW:
+            raise SelfxError(f"a run of an earlier version in {self.path}", hint="train it again")
+        return record
 
     def training(self) -> Training:
         """The settings it was trained with.
