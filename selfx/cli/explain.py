@@ -162,6 +162,8 @@ class Evaluate:
     """Ask this many test questions; 0 asks all."""
     max_new_tokens: int = 0
     """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
+    other_target: bool = False
+    """Ask even where the trace is of another target than the run learned to explain."""
     simulator: str = ""
     """A model that predicts activations from descriptions; none takes the built-in one."""
     batch_size: int = 32
@@ -185,6 +187,7 @@ class Evaluate:
             batch_size=self.batch_size,
             seed=self.seed,
             simulator=self.simulator,
+            other_target=self.other_target,
         )
         settings.check()
         explainer = _explainer(self.explainer)

@@ -44,6 +44,7 @@ class Evaluation:
       seed: of the controls, the bootstrap, and the draw.
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
         model.
+      other_target: whether the trace may be of another target than the explainer learned of.
     """
 
     controls: tuple[str, ...] = tuple(CONTROLS)
@@ -53,6 +54,7 @@ class Evaluation:
     batch_size: int = 32
     seed: int = 0
     simulator: str = ""
+    other_target: bool = False
 
     def check(self) -> None:
         """Raises SelfxError for a control or baseline that does not exist."""
@@ -109,6 +111,8 @@ def evaluate(
     settings = settings.fitted(kind)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
     check_vectors(test, explainer)
+    if not settings.other_target:
+        _check_target(trace, explainer)
     plain = looked_up(kind, settings.baselines or (), train, test)
     keep = Kept(Path(out) / ".answers")
     scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)
@@ -199,6 +203,18 @@ def _controls(test: Sequence[Example], settings: Evaluation) -> list[str]:
     if all(example.vectors is None for example in test):
         return ["none"]
     return ["none", *(name for name in settings.controls if name != "none")]
+
+
+def _check_target(trace: dict[str, Any], explainer: Explainer) -> None:
+    """Raises SelfxError where the trace is of a target that the explainer did not learn of."""
+    made = trace.get("target_hash")
+    if made and explainer.targets and made not in explainer.targets:
+        raise SelfxError(
+            f"a trace of {trace['target']} with hash {made[:12]}",
+            expected=f"{', '.join(h[:12] for h in explainer.targets)}, which {explainer.name} "
+            "learned to explain",
+            hint="--other-target to ask it all the same",
+        )
 
 
 def _draw(test: list[Example], settings: Evaluation) -> list[Example]:

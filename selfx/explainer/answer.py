@@ -46,6 +46,7 @@ class Explainer:
       origin: the shape of the target that it explains.
       reader: what vectors go through first, or None.
       lora: adapters that could not be merged, of a quantised model, or None.
+      targets: the hashes of the models that it learned to explain; none of an untrained one.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Explainer:
     origin: Origin
     reader: Reader | None = None
     lora: Adapters | None = None
+    targets: tuple[str, ...] = ()
 
 
 def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Explainer:
@@ -82,6 +84,7 @@ def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Exp
         name=str(source),
         model=explaining(trained, base.model),
         reader=trained.reader,
+        targets=tuple(hash for t in record["traces"] if (hash := t.get("target_hash"))),
     )
     if trained.lora is None:
         return explainer

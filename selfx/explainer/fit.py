@@ -13,7 +13,7 @@ import selfx
 from selfx.checkpoint import Checkpoints, Restored, checkpoints
 from selfx.explainer.job import prepare
 from selfx.explainer.loop import Every, Loop
-from selfx.explainer.mixture import Mixture, read_mixture
+from selfx.explainer.mixture import Mixture, check_target, read_mixture
 from selfx.explainer.run import Run, digest
 from selfx.explainer.step import State, init_state, make_step
 from selfx.explainer.training import Training
@@ -66,11 +66,13 @@ def fit(
       report: told of progress.
 
     Raises:
-      SelfxError: no data, settings out of range, vectors of another width, questions longer than
-        the explainer's context, another run in `out`, a loss that is not a number.
+      SelfxError: no data, settings out of range, vectors of another width, a trace of other weights
+        by the explainer's name, questions longer than its context, another run in `out`, a loss
+        that is not a number.
     """
     training.check()
     mixture = read_mixture([Path(folder) for folder in data], times, explainer.config)
+    check_target(mixture.records, explainer)
     job = prepare(explainer, mixture, training)
     run = Run(Path(out))
     run.open(_record(explainer, mixture, training), fresh)

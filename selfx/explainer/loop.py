@@ -86,7 +86,7 @@ class Loop:
             speed = tokens / max(time.monotonic() - began, 1e-9)
             loss = "" if math.isnan(told) else f"loss {told:.3f}, "
             report(done, job.total, f"{loss}{speed:.0f} tokens/s{self._lift()}")
-            if saving or stopping:
+            if saving or stopping or self._spent():
                 told = self._sound(metrics, state, index)
                 self.run.save(self.log, self.saved, state, done, {"recent": _plain(recent)})
             if stopping:

@@ -13,6 +13,7 @@ from selfx.explainer.origin import Origin, origin_of
 from selfx.models.config import Config
 from selfx.tasks.example import Example
 from selfx.tasks.store import load_examples, load_trace
+from selfx.weights.load import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,22 @@ class Mixture:
         """How often an epoch sees each of these."""
         often = {id(e): times for e, times in zip(self.examples, self.times, strict=True)}
         return [often[id(example)] for example in examples]
+
+
+def check_target(records: Sequence[dict[str, Any]], explainer: LanguageModel) -> None:
+    """Raises SelfxError where a trace is of a model called as the explainer is, with other weights.
+
+    The explainer would be taken to explain itself, and explain a stranger.
+    """
+    for record in records:
+        name, made = record.get("target"), str(record.get("target_hash") or "")
+        own = explainer.hash.partition("+")[0]  # after it, how it was quantised
+        if name == explainer.name and made and made.partition("+")[0] != own:
+            raise SelfxError(
+                f"a trace of {name} with hash {made[:12]}",
+                expected=f"{own[:12]}, as {explainer.name} has here",
+                hint="trace again with the weights that are here now",
+            )
 
 
 def read_mixture(folders: Sequence[Path], times: Sequence[float], explainer: Config) -> Mixture:

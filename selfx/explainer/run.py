@@ -175,6 +175,16 @@ class Run(RunFolder):
                 whole.update(hashlib.sha256(file.read_bytes()).digest())
         return whole.hexdigest()
 
+    def _clear(self) -> None:
+        """The weights and the best parts go too: a run of another kind would take them for its."""
+        try:
+            if self.model.exists():
+                shutil.rmtree(self.model)
+            self._best.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        super()._clear()
+
     @property
     def _best(self) -> Path:
         return self.path / "best.safetensors"

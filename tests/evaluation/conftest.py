@@ -18,8 +18,12 @@ class Example:
     answer: str
     changed: bool
     content: str
-    vector: np.ndarray | None = None
+    vectors: np.ndarray | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vector(self):
+        return None if self.vectors is None else self.vectors[-1]
 
 
 def word(changed: bool, content: str) -> str:
@@ -106,7 +110,7 @@ def described():
             answer=answer or f'Fires strongly on "{letter}".',
             changed=False,
             content="",
-            vector=vector,
+            vectors=None if vector is None else vector[None],
             details={"layer": layer, "feature": number, "site": "resid_post", "dictionary": "d"},
         )
 

@@ -1,5 +1,7 @@
 """Baselines of descriptions: what each looks up or asks, and that SelfIE is not helped."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -96,7 +98,7 @@ class Asked:
 
     def __init__(self, test, says, explainer=None):
         self.test, self.says, self.explainer = test, says, explainer
-        self.vectors = np.stack([e.vector for e in test])
+        self.single = np.stack([e.vector for e in test])
         self.calls = []
 
     def selfie(self, vectors, scale):
@@ -179,7 +181,8 @@ def test_the_lens_names_the_tokens_of_the_highest_logits(tiny_lm, described):
     rng = np.random.default_rng(0)
     test = [described(n, "k", vector=rng.standard_normal(32).astype(np.float32)) for n in range(3)]
     asked = Asked(test, None, explainer=Explainer())
-    run = rivals.logit_lens(Bench("", [], test, asked, None))
+    scoring = SimpleNamespace(kind=DESCRIPTIONS)
+    run = rivals.logit_lens(Bench("", [], test, asked, scoring))
     norm = np.asarray(tiny_lm.model.final_norm.w[...], np.float64)
     head = np.asarray(tiny_lm.model.unembed.w[...], np.float64)
     for example, text in zip(test, run.answers, strict=True):

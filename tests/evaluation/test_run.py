@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from selfx.evaluation import asked as asking
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained
-from selfx.explainer.run import Training
+from selfx.explainer.training import Training
 
 PLAIN = Training(style="plain")
 QUICK = Evaluation(max_new_tokens=3, batch_size=8)
@@ -59,8 +60,7 @@ def hints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explainer(tiny_lm):
-    made = untrained(tiny_lm, PLAIN)
-    return type(made)("tiny", made.base, made.model, made.prompter, made.training)
+    return dataclasses.replace(untrained(tiny_lm, PLAIN), name="tiny")
 
 
 class Stop(Exception):
@@ -186,9 +186,10 @@ def test_what_each_control_feeds(explainer, data, tmp_path, calls):
     none, zero, shuffled, rotated, plain = calls
     assert none.any()
     assert not zero.any()
-    assert sorted(map(tuple, shuffled)) == sorted(map(tuple, none))
-    assert not (shuffled == none).all(axis=1).any()
-    assert abs((rotated**2).sum(1) - (none**2).sum(1)).max() < 1e-3
+    assert {vectors.shape for vectors in calls} == {(10, 1, 32)}
+    assert sorted(map(tuple, shuffled[:, 0])) == sorted(map(tuple, none[:, 0]))
+    assert not (shuffled == none).all(axis=(1, 2)).any()
+    assert abs((rotated**2).sum(2) - (none**2).sum(2)).max() < 1e-3
     assert (plain == none).all()
 
 
@@ -251,8 +252,9 @@ def test_baselines_need_training_examples(explainer, planted_trace, tmp_path):
 
 def test_an_explainer_of_another_width(explainer, planted_trace, tmp_path):
     wide = planted_trace(tmp_path / "trace", train=4, test=4, width=48)
-    with pytest.raises(SelfxError, match="width 48 for an explainer of width 32"):
+    with pytest.raises(SelfxError, match="width 48") as caught:
         evaluate(explainer, wide, tmp_path / "out", QUICK)
+    assert "32, the width of the target" in caught.value.expected
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Evaluating an explainer of features from a trace folder to its files, stopped and resumed."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained
-from selfx.explainer.run import Training
+from selfx.explainer.training import Training
 
 QUICK = Evaluation(max_new_tokens=4, batch_size=8)
 BASELINES = list(DESCRIPTIONS.baselines)
@@ -32,8 +33,7 @@ def data(feature_trace, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explainer(tiny_lm):
-    made = untrained(tiny_lm, Training(style="plain"))
-    return type(made)("tiny", made.base, made.model, made.prompter, made.training)
+    return dataclasses.replace(untrained(tiny_lm, Training(style="plain")), name="tiny")
 
 
 class Stop(Exception):

@@ -11,9 +11,13 @@ from selfx.errors import SelfxError
 from selfx.explainer import answer as answering
 from selfx.explainer import lora
 from selfx.explainer.answer import answer, load_explainer, own_vectors, untrained
-from selfx.explainer.injection import injection
+from selfx.explainer.injection import Way, inject
 from selfx.explainer.lora import Lora
-from selfx.explainer.run import Run, Training
+from selfx.explainer.origin import Origin
+from selfx.explainer.reader import Reader
+from selfx.explainer.run import Run
+from selfx.explainer.trained import Trained, parameters
+from selfx.explainer.training import Training
 from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 
@@ -36,6 +40,8 @@ def record(lm, training=PLAIN, **changes):
         "version": selfx.__version__,
         "explainer": lm.name,
         "explainer_hash": lm.hash,
+        "quantize": "",
+        "origin": {"width": 32, "layers": 4},
         "traces": [],
         "training": dataclasses.asdict(training),
         **changes,
@@ -47,7 +53,7 @@ def run(tiny_lm, adapters, tmp_path_factory):
     """A finished run whose adapters are drawn, not trained."""
     made = Run(tmp_path_factory.mktemp("runs") / "run")
     made.open(record(tiny_lm), fresh=False)
-    made.save_adapter(adapters, 4.0, tiny_lm.name)
+    made.save_result(Trained(adapters), None, PLAIN, tiny_lm)
     return made
 
 
@@ -58,16 +64,15 @@ def explainer(run, tiny_lm):
 
 @pytest.fixture(scope="module")
 def examples():
-    """Different lengths in no order, the third of three without a vector."""
+    """Different lengths in no order, the third of three without a vector, some with several."""
     rng = np.random.default_rng(0)
     made = []
     for i in range(11):
-        vector = rng.standard_normal(32).astype(np.float32) if i % 3 < 2 else None
+        m = (1, 1 + i % 2, 0)[i % 3]
+        vectors = rng.standard_normal((m, 32)).astype(np.float32) if m else None
         tail = "".join(rng.choice(list("abcdefgh"), int(rng.integers(0, 24))))
-        question = f"{'' if vector is None else SLOT}{i}{tail}"
-        made.append(
-            Example(f"e{i}", "t", "test", "g", "c", "", (question,), "x", True, "x", vector, {})
-        )
+        about = f"e{i}", "t", "test", "g", "c", "", (f"{SLOT * m}{i}{tail}",), "x", True, "x"
+        made.append(Example(*about, vectors, {}, layers=(1,) * m))
     return made
 
 
@@ -92,9 +97,10 @@ def test_merged_answers_are_those_with_the_adapters_beside(
     for example, merged in list(zip(examples, alone, strict=True))[1:3]:
         prompt = explainer.prompter.prompt(example)
         edits = None
-        if example.vector is not None:
-            slots = np.array([prompt.slot])
-            edits = injection(tiny_lm.model, example.vector[None], slots, "matched", 3.0)
+        if example.vectors is not None:
+            slots, layers = np.array([prompt.slots]), np.array([example.layers])
+            way = Way("marker", 3.0)
+            edits = inject(way, tiny_lm.model, None, example.vectors[None], slots, layers)
         out = generate(
             tiny_lm.model,
             np.array([prompt.ids]),
@@ -118,18 +124,20 @@ def test_the_vector_given_is_read_instead_of_its_own(explainer, examples, alone)
 
 def test_a_vector_for_a_question_without_a_slot_changes_nothing(explainer, examples, alone):
     asked = [e for e in examples if e.vector is None]
-    fed = np.full((len(asked), 32), 9, np.float32)
+    fed = np.full((len(asked), 1, 32), 9, np.float32)
     before = [text for text, e in zip(alone, examples, strict=True) if e.vector is None]
     assert answer(explainer, asked, fed, max_new_tokens=LIMIT) == before
 
 
 def test_own_vectors_are_zero_where_there_is_none(examples):
     own = own_vectors(examples, 32)
-    assert own.shape == (11, 32)
+    assert own.shape == (11, 2, 32)
     assert own.dtype == np.float32
-    np.testing.assert_array_equal(own[0], examples[0].vector)
-    assert not own[2].any()
-    assert own_vectors([], 32).shape == (0, 32)
+    for row, example in zip(own, examples, strict=True):
+        held = np.zeros((0, 32)) if example.vectors is None else example.vectors
+        np.testing.assert_array_equal(row[: len(held)], held)
+        assert not row[len(held) :].any()
+    assert own_vectors([], 32).shape == (0, 1, 32)
 
 
 def test_nobody_asked_nothing_answered(explainer):
@@ -145,9 +153,14 @@ def test_progress_ends_at_the_number_of_questions(explainer, examples):
 
 
 def test_vectors_of_another_width_cannot_be_asked_about(explainer, examples):
-    wide = dataclasses.replace(examples[0], vector=np.ones(48, np.float32))
-    with pytest.raises(SelfxError, match="width 48 for an explainer of width 32"):
+    wide = dataclasses.replace(examples[0], vectors=np.ones((1, 48), np.float32))
+    with pytest.raises(SelfxError, match="width 48") as caught:
         answer(explainer, [wide])
+    assert "32, the width of the target" in caught.value.expected
+    other = dataclasses.replace(explainer, origin=Origin(48, 4))
+    with pytest.raises(SelfxError, match="width 48 for an explainer of width 32") as caught:
+        answer(other, [wide])
+    assert "projection" in caught.value.expected
 
 
 def test_questions_longer_than_the_context_cannot_be_asked(explainer, examples):
@@ -219,10 +232,58 @@ def test_settings_of_another_version_are_refused(tiny_lm, tmp_path):
         Run(tmp_path).training()
 
 
-def test_an_adapter_that_does_not_fit_the_model_is_refused(tiny_lm, adapters, tmp_path):
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda x: x.replace(a=x.a[:3], b=x.b[:3]), "without matrices: model.layers.3"),
+        (lambda x: x.replace(a=x.a[:, :30]), r"have shapes .*\[2, 30\]"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_model_is_refused(
+    tiny_lm, adapters, tmp_path, cut, message
+):
     made = Run(tmp_path / "run")
     made.open(record(tiny_lm), fresh=False)
-    cut = {name: x.replace(a=x.a[:3], b=x.b[:3]) for name, x in adapters.items()}
-    made.save_adapter(cut, 4.0, tiny_lm.name)
-    with pytest.raises(SelfxError, match="to fit the model"):
+    less = {name: cut(x) for name, x in adapters.items()}
+    made.save_result(Trained(less), None, PLAIN, tiny_lm)
+    with pytest.raises(SelfxError, match=message):
         load_explainer(made.path, tiny_lm)
+
+
+def test_what_was_trained_and_what_was_given_come_back(tiny_lm, adapters, tmp_path):
+    """Adapters, the parts of a reader that were trained and those that stayed: all that reads."""
+    rng = np.random.default_rng(0)
+    trained = Reader(bias=jnp.asarray(rng.standard_normal((4, 32)), jnp.float32))
+    given = Reader(projection=jnp.asarray(rng.standard_normal((4, 20, 32)), jnp.float32))
+    made = Run(tmp_path / "run")
+    made.open(record(tiny_lm, origin={"width": 20, "layers": 4}), fresh=False)
+    made.save_result(Trained(adapters, trained), given, PLAIN, tiny_lm)
+    explainer = load_explainer(made.path, tiny_lm)
+    assert explainer.origin == Origin(20, 4)
+    np.testing.assert_array_equal(explainer.reader.bias, trained.bias)
+    np.testing.assert_array_equal(explainer.reader.projection, given.projection)
+    about = "e", "t", "test", "g", "c", "", (f"{SLOT}?",), "x", True, "x"
+    made = Example(*about, rng.standard_normal((1, 20)).astype(np.float32), {}, layers=(2,))
+    unit = made.vectors[0] / np.linalg.norm(made.vectors[0])
+    read = unit @ np.asarray(given.projection)[2] + np.asarray(trained.bias)[2]
+    plain = dataclasses.replace(explainer, origin=Origin(32, 4), reader=None)
+    length = np.linalg.norm(read)
+    way = dataclasses.replace(PLAIN, strength=3.0 * float(length))
+    wanted = answer(
+        dataclasses.replace(plain, training=way),
+        [dataclasses.replace(made, vectors=read[None].astype(np.float32))],
+        max_new_tokens=LIMIT,
+    )
+    assert answer(explainer, [made], max_new_tokens=LIMIT) == wanted
+
+
+def test_all_weights_come_back(tiny_lm, tmp_path):
+    """The folder of weights is a model of its own as well."""
+    weights = {path: x + 0.01 for path, x in parameters(tiny_lm.model).items()}
+    training = dataclasses.replace(PLAIN, trains=("full",))
+    made = Run(tmp_path / "run")
+    made.open(record(tiny_lm, training), fresh=False)
+    made.save_result(Trained(model=weights), None, training, tiny_lm)
+    for model in (load_explainer(made.path, tiny_lm).model, selfx.load(str(made.model)).model):
+        for path, leaf in parameters(model).items():
+            np.testing.assert_array_equal(leaf, weights[path])

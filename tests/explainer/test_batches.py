@@ -18,10 +18,10 @@ def examples(n, *, wordings=3, seed=0):
         tail = "x" * int(rng.integers(0, 90))
         slot = "" if i % 3 == 2 else SLOT
         questions = tuple(f"{w}:{i}:{slot}{tail}" for w in range(wordings))
-        vector = None if i % 3 == 2 else np.full(32, i + 1, np.float32)
+        vectors = None if i % 3 == 2 else np.full((1, 32), i + 1, np.float32)
         answer = "y" * int(rng.integers(1, 9)) + str(i)
         made.append(
-            Example(f"e{i}", "t", "train", "g", "c", "", questions, answer, True, "x", vector, {})
+            Example(f"e{i}", "t", "train", "g", "c", "", questions, answer, True, "x", vectors, {})
         )
     return made
 
@@ -117,11 +117,11 @@ def test_vectors_and_slots_go_with_their_rows(plan_of):
                 continue
             index = number(next(read)[0])
             if index % 3 == 2:
-                assert batch.slots[row] == -1
+                assert batch.slots[row, 0] == -1
                 assert not batch.vectors[row].any()
             else:
-                assert batch.tokens[row, batch.slots[row]] == 5
-                np.testing.assert_array_equal(batch.vectors[row], index + 1)
+                assert batch.tokens[row, batch.slots[row, 0]] == 5
+                np.testing.assert_array_equal(batch.vectors[row], np.full((1, 32), index + 1))
 
 
 def test_what_fills_a_short_batch_has_no_weight(plan_of):
@@ -150,7 +150,9 @@ def test_padding_is_on_the_right_and_has_no_weight(plan_of):
 def test_few_shapes_and_little_padding(plan_of):
     plan = plan_of(examples(400), batch_size=8)
     batches = [plan.batch(step) for step in range(2 * plan.steps_per_epoch)]
-    assert len({batch.ask.shape for batch in batches}) == 1
+    longest = [int(batch.weights.sum(1).max()) for batch in batches]
+    assert [batch.ask.shape[1] for batch in batches] == [8 if n <= 8 else 16 for n in longest]
+    assert len(set(longest)) > 2
     widths = {batch.tokens.shape for batch in batches}
     assert all(width % 8 == 0 for _, width in widths)
     assert len(widths) <= 12
@@ -180,3 +182,109 @@ def test_dtypes_are_what_the_step_compiles_for(plan_of):
         "slots": "int32",
         "layers": "int32",
     }
+
+
+def several(n, counts=(0, 1, 3, 2)):
+    """Examples with `counts` vectors in turn, side by side and each at its own place in turn."""
+    rng = np.random.default_rng(2)
+    made = []
+    for i in range(n):
+        m = counts[i % len(counts)]
+        places = " and ".join([SLOT] * m) if i % 2 else SLOT * (m > 0)
+        vectors = rng.standard_normal((m, 32)).astype(np.float32) if m else None
+        about = f"e{i}", "t", "train", "g", "c", "", (f"0:{i}:{places}?",), f"a{i}", True, "x"
+        made.append(Example(*about, vectors, {}, layers=tuple(rng.integers(0, 4, m).tolist())))
+    return made
+
+
+def test_several_vectors_of_a_row_keep_their_order_places_and_layers(plan_of):
+    made = several(23)
+    plan, decode = plan_of(made), tiny_tokenizer().decode
+    seen = set()
+    for step in range(plan.steps_per_epoch):
+        batch = plan.batch(step)
+        assert batch.vectors.shape == (4, 3, 32)
+        for row in range(4):
+            if not batch.mask[row].any():
+                assert (batch.slots[row] == -1).all()
+                continue
+            example = made[number(decode(batch.tokens[row][batch.mask[row]]))]
+            m = len(example.layers)
+            slots = batch.slots[row, :m]
+            assert (batch.tokens[row, slots] == 5).all()
+            assert (np.diff(slots) > 0).all()
+            assert (batch.tokens[row] == 5).sum() == m
+            assert tuple(batch.layers[row, :m]) == example.layers
+            for rest in (batch.slots, batch.layers):
+                assert (rest[row, m:] == -1).all()
+            assert not batch.vectors[row, m:].any()
+            if m:
+                np.testing.assert_array_equal(batch.vectors[row, :m], example.vectors)
+            seen.add((m, bool(m > 1 and slots[1] == slots[0] + 1)))
+    assert seen == {(0, False), (1, False), (2, False), (3, True)}
+
+
+def ids_of(plan, epoch):
+    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    return [row.id for step in steps for row in plan.rows_of(step)]
+
+
+TIMES = [2.0] * 4 + [0.5] * 8 + [0.25] * 12 + [1.6] * 5
+"""23 rows an epoch: eight, four, three and eight."""
+
+
+def test_every_epoch_of_a_mixture_has_as_many_rows_and_whole_times_are_certain(plan_of):
+    made = examples(len(TIMES))
+    plan = plan_of(made, times=TIMES)
+    assert plan.steps_per_epoch == 6
+    for epoch in range(20):
+        seen = ids_of(plan, epoch)
+        assert len(seen) == 23
+        counts = [seen.count(example.id) for example in made]
+        for count, times in zip(counts, TIMES, strict=True):
+            assert int(times) <= count <= -(-times // 1)
+    assert ids_of(plan, 0) != ids_of(plan, 1)
+
+
+def test_a_share_is_how_often_an_example_is_seen_on_average(plan_of):
+    """Within 4 standard errors of a coin with that chance, over all examples of a share."""
+    made, epochs = examples(len(TIMES), wordings=1), 400
+    plan = plan_of(made, times=TIMES)
+    counts = dict.fromkeys((example.id for example in made), 0)
+    for epoch in range(epochs):
+        for id in ids_of(plan, epoch):
+            counts[id] += 1
+    for times in sorted(set(TIMES)):
+        seen = [counts[e.id] for e, own in zip(made, TIMES, strict=True) if own == times]
+        chance = times % 1
+        error = np.sqrt(chance * (1 - chance) / (epochs * len(seen)))
+        assert abs(np.mean(seen) / epochs - times) <= 4 * error + 1e-12, times
+        assert min(seen) > 0
+
+
+def test_a_mixtures_batch_is_a_function_of_seed_and_step(plan_of):
+    made = examples(len(TIMES))
+    plan = plan_of(made, times=TIMES)
+    in_sequence = [plan.batch(step) for step in range(3 * plan.steps_per_epoch)]
+    for step in np.random.default_rng(0).permutation(len(in_sequence)):
+        same(plan_of(made, times=TIMES).batch(int(step)), in_sequence[step])
+    other = plan_of(made, times=TIMES, seed=1)
+    assert ids_of(other, 0) != ids_of(plan, 0)
+
+
+def test_times_of_one_are_no_times(plan_of):
+    made = examples(37)
+    plain, given = plan_of(made), plan_of(made, times=[1.0] * 37)
+    for step in range(plain.steps_per_epoch):
+        same(given.batch(step), plain.batch(step))
+
+
+def test_a_batch_has_room_for_its_own_longest_answer_and_no_other(plan_of):
+    """Answers of one letter but one of forty: the vocabulary is paid for once."""
+    made = [
+        dataclasses.replace(e, answer="y" * (40 if i == 5 else 1))
+        for i, e in enumerate(examples(32))
+    ]
+    plan = plan_of(made)
+    rooms = sorted(plan.batch(step).ask.shape[1] for step in range(plan.steps_per_epoch))
+    assert rooms == [8] * 7 + [48]

@@ -1,3 +1,5 @@
+"""From traces to a run folder: what it leaves, what is refused, and what is forgotten."""
+
 import dataclasses
 import json
 import shutil
@@ -9,17 +11,26 @@ import pytest
 import selfx
 from selfx.checkpoint import checkpoints
 from selfx.errors import SelfxError
-from selfx.explainer import fit as fitting
+from selfx.explainer import lora
 from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit
-from selfx.explainer.run import Run, Training
-from selfx.explainer.step import Optimization
+from selfx.explainer.optimization import Optimization
+from selfx.explainer.run import Run
+from selfx.explainer.step import init_state
+from selfx.explainer.trained import Trained
+from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("short_questions", "compiled_once")
 
 RESULT = ("adapter/adapter_model.safetensors", "config.json", "metrics.jsonl")
 SETTINGS = Training(
-    epochs=11, batch_size=12, rank=4, style="plain", optimization=Optimization(3e-3, "linear", 2)
+    epochs=11,
+    batch_size=12,
+    rank=4,
+    style="plain",
+    optimization=Optimization(3e-3, "linear", 2),
+    held_out=0.25,
+    evaluate_every=5,
 )
 EVERY = {"save_every": 4, "log_every": 3}
 STEPS = 11
@@ -27,7 +38,7 @@ STEPS = 11
 
 @pytest.fixture(scope="module")
 def data(planted_trace, tmp_path_factory):
-    """Twelve examples: one batch an epoch."""
+    """Twelve examples, of which four are watched: one batch an epoch."""
     return planted_trace(tmp_path_factory.mktemp("data") / "trace", train=12, test=8)
 
 
@@ -55,20 +66,6 @@ def finished(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "run")
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_at(step):
-    """A report that ends the run once `step` steps are done."""
-
-    def report(done, total, note):
-        if done >= step:
-            raise Stop
-
-    return report
-
-
 def result(run):
     return {name: (run / name).read_bytes() for name in RESULT}
 
@@ -79,14 +76,21 @@ def tree(folder):
 
 def test_an_uninterrupted_run_leaves_what_it_says(whole):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3, 4, 6, 8, 9, 11]
-    assert [line["epoch"] for line in lines] == [3, 4, 6, 8, 9, 11]
+    assert [line["step"] for line in lines] == [3, 4, 5, 6, 8, 9, 10, 11]
+    assert [line["epoch"] for line in lines] == [3, 4, 5, 6, 8, 9, 10, 11]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(np.isfinite(line["grad_norm"]) for line in lines)
     np.testing.assert_allclose(lines[-1]["learning_rate"], 3e-3 / 9, rtol=1e-5)
+    looks = [line["step"] for line in lines if "held_out_loss" in line]
+    assert looks == [5, 10, 11]
+    for name in ("held_out_exact", "zero_loss", "zero_exact", "loss_lift", "lift"):
+        assert [line["step"] for line in lines if name in line] == looks
+    assert any((whole / "tensorboard").iterdir())
     config = json.loads((whole / "config.json").read_text())
     assert config["version"] == selfx.__version__
     assert config["training"]["rank"] == 4
+    assert config["origin"] == {"width": 32, "layers": 4}
+    assert config["times"] == [1.0]
     assert config["traces"][0]["task"] == "activation-patching"
     assert len(config["traces"][0]["digest"]) == len(config["explainer_hash"]) == 64
     assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["11", "8"]
@@ -96,42 +100,8 @@ def test_a_second_uninterrupted_run_is_equal(train, whole, tmp_path):
     fitted = train(tmp_path / "run")
     assert result(tmp_path / "run") == result(whole)
     assert (fitted.steps, fitted.resumed_at) == (STEPS, 0)
-
-
-@pytest.mark.parametrize("stops", [[4], [5, 9]])
-def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops):
-    for stop in stops:
-        with pytest.raises(Stop):
-            train(tmp_path / "run", report=stop_at(stop))
-        assert not (tmp_path / "run" / "adapter").exists()
-    fitted = train(tmp_path / "run")
-    assert fitted.resumed_at == (stops[-1] - 1) // 4 * 4
-    assert result(tmp_path / "run") == result(whole)
-
-
-def test_stopped_between_the_last_step_and_the_result(train, whole, tmp_path, monkeypatch):
-    def stop(*args, **kwargs):
-        raise Stop
-
-    monkeypatch.setattr(Run, "save_adapter", stop)
-    with pytest.raises(Stop):
-        train(tmp_path / "run")
-    monkeypatch.undo()
-    fitted = train(tmp_path / "run")
-    assert fitted.resumed_at == STEPS
-    assert result(tmp_path / "run") == result(whole)
-
-
-def test_a_line_logged_after_the_checkpoint_is_not_logged_twice(train, whole, tmp_path):
-    """The log is written before the checkpoint: a kill between the two leaves lines too many."""
-    with pytest.raises(Stop):
-        train(tmp_path / "run", report=stop_at(7))
-    log = tmp_path / "run" / "metrics.jsonl"
-    with log.open("a") as file:
-        file.write((whole / "metrics.jsonl").read_text().splitlines()[2] + "\n")
-        file.write('{"step": 8, "epo')
-    train(tmp_path / "run")
-    assert result(tmp_path / "run") == result(whole)
+    last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (fitted.loss, fitted.lift) == (last["loss"], last["lift"])
 
 
 def test_a_finished_run_is_left_as_it_is(train, finished):
@@ -220,7 +190,8 @@ def test_vectors_of_another_width(tiny_lm, planted_trace, tmp_path):
     wide = planted_trace(tmp_path / "trace", train=4, test=2, width=16)
     with pytest.raises(SelfxError, match="width 16 for an explainer of width 32") as caught:
         fit(tiny_lm, [wide], tmp_path / "run", SETTINGS)
-    assert "no projections" in caught.value.expected
+    assert "a projection" in caught.value.expected
+    assert "--projection" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
 
@@ -249,11 +220,27 @@ def test_no_data(tiny_lm, tmp_path, folders):
         {"batch_size": 0},
         {"rank": 0},
         {"alpha": -1.0},
-        {"strength": 0.0},
+        {"strength": -1.0},
+        {"strength": float("inf")},
         {"style": "sonnet"},
-        {"scaling": "huge"},
+        {"injection": "layer"},
+        {"at": -2},
+        {"trains": ()},
+        {"trains": ("lora", "full")},
+        {"trains": ("lora", "lora")},
+        {"trains": ("embeddings",)},
+        {"accumulate": 3},
+        {"accumulate": 0},
+        {"dropout": 1.0},
+        {"held_out": 1.0},
+        {"held_out": 0.0, "patience": 1},
+        {"patience": -1},
+        {"evaluate_every": 0},
+        {"reader_rank": 0},
+        {"targets": ("lm_head",)},
         {"optimization": Optimization(0.0)},
-        {"optimization": Optimization(schedule="cosine")},
+        {"optimization": Optimization(schedule="sine")},
+        {"optimization": Optimization(reader_rate=0.0)},
         {"optimization": Optimization(warmup=-1)},
         {"optimization": Optimization(weight_decay=float("nan"))},
         {"optimization": Optimization(clip=0.0)},
@@ -262,62 +249,18 @@ def test_no_data(tiny_lm, tmp_path, folders):
 def test_settings_that_no_run_can_have(train, tmp_path, change):
     with pytest.raises(SelfxError) as caught:
         train(tmp_path / "run", Training(**change))
-    assert caught.value.expected
+    assert caught.value.expected or caught.value.hint
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture
-def halfway(train, tmp_path):
-    """A run with checkpoints of steps 4 and 8."""
-    with pytest.raises(Stop):
-        train(tmp_path / "run", report=stop_at(9))
-    return tmp_path / "run"
-
-
-def spoil_all(step):
-    for file in step.rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(train, whole, halfway):
-    spoil_all(halfway / "checkpoints" / "8")
-    with pytest.raises(SelfxError, match="checkpoint of step 8") as caught:
-        train(halfway)
-    assert "delete that step's folder" in caught.value.hint
-    shutil.rmtree(halfway / "checkpoints" / "8")
-    assert train(halfway).resumed_at == 4
-    assert result(halfway) == result(whole)
-
-
-def test_a_checkpoint_cut_off_while_it_was_written_does_not_count(train, whole, halfway):
-    """Orbax writes beside and renames: what has not got its name yet is no checkpoint."""
-    steps = halfway / "checkpoints"
-    name = next(p for p in steps.iterdir() if p.name == "8").name
-    shutil.move(steps / name, steps / f"{name}.orbax-checkpoint-tmp-1700000000000000")
-    assert train(halfway).resumed_at == 4
-    assert result(halfway) == result(whole)
-
-
-def test_a_checkpoint_of_another_rank_is_refused(train, whole, halfway):
-    config = json.loads((halfway / "config.json").read_text())
-    config["training"]["rank"] = 2
-    (halfway / "config.json").write_text(json.dumps(config))
-    other = dataclasses.replace(SETTINGS, rank=2)
-    with pytest.raises(SelfxError, match="cannot be read"):
-        train(halfway, other)
-
-
 def test_the_result_is_the_last_checkpoint(tiny_lm, whole):
-    state = fitting.init_state(
-        fitting.lora.init(tiny_lm.config, rank=4, alpha=16.0, key=jax.random.key(0)),
-        SETTINGS.optimization.build(STEPS),
-    )
+    fresh = lora.init(tiny_lm.config, rank=4, alpha=16.0, key=jax.random.key(0))
+    like = init_state(Trained(fresh), SETTINGS.optimization.build(STEPS))
     with checkpoints(whole / "checkpoints") as saved:
-        state = saved.restore(state)
+        state = saved.restore(like).state
     loaded = Run(whole).load_adapter()
     assert int(state.step) == STEPS
-    for name, adapter in state.adapters.items():
+    for name, adapter in state.trained.lora.items():
         np.testing.assert_array_equal(loaded[name].a, adapter.a)
         np.testing.assert_array_equal(loaded[name].b, adapter.b)
         assert loaded[name].scale == adapter.scale == 4.0
@@ -329,3 +272,33 @@ def test_several_traces_are_learned_together(tiny_lm, data, planted_trace, tmp_p
     fitted = fit(tiny_lm, [data, other], tmp_path / "run", half)
     assert fitted.steps == STEPS  # 17 examples are two batches
     assert len(load_explainer(tmp_path / "run", tiny_lm).training.style) == 5
+
+
+def test_traces_can_be_seen_more_or_less_often(tiny_lm, data, planted_trace, tmp_path):
+    other = planted_trace(tmp_path / "other", train=8, test=2, seed=3)
+    once = dataclasses.replace(SETTINGS, epochs=1, batch_size=4, held_out=0.0)
+    fitted = fit(tiny_lm, [data, other], tmp_path / "run", once, times=(0.5, 2))
+    assert fitted.steps == (6 + 16 + 3) // 4
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["times"] == [0.5, 2]
+    with pytest.raises(SelfxError, match=r"times: 2.0 there, 1.0 now|times"):
+        fit(tiny_lm, [data, other], tmp_path / "run", once, times=(0.5, 1))
+
+
+@pytest.mark.parametrize("times", [(1,), (1, 1, 1), (1, 0), (1, -1), (1, float("nan"))])
+def test_times_that_cannot_be(tiny_lm, data, tmp_path, times):
+    with pytest.raises(SelfxError, match="--times"):
+        fit(tiny_lm, [data, data], tmp_path / "run", SETTINGS, times=times)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_another_kind_of_run_left_is_forgotten_with_it(train, tiny_lm, finished, tmp_path):
+    """Weights of a run that trained them all, and the best look of one with patience."""
+    small = dataclasses.replace(SETTINGS, epochs=2, evaluate_every=1)
+    train(tmp_path / "full", dataclasses.replace(small, trains=("full",), patience=1))
+    assert (tmp_path / "full" / "model").exists()
+    assert (tmp_path / "full" / "best.safetensors").exists()
+    train(tmp_path / "full", fresh=True)
+    assert result(tmp_path / "full") == result(finished)
+    one, other = (load_explainer(folder, tiny_lm) for folder in (tmp_path / "full", finished))
+    np.testing.assert_array_equal(one.model.blocks.q.w[...], other.model.blocks.q.w[...])
+    assert not (tmp_path / "full" / "best.safetensors").exists()

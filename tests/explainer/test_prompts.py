@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ BEGIN, SLOT_ID, END, TURN_END = 3, 5, 4, 2
 
 
 def example(*questions, system="", answer="yes", vector=True, openings=()):
-    value = np.ones(4, np.float32) if vector else None
+    value = np.ones((int(vector), 4), np.float32) if vector else None
     about = "e1", "t", "train", "g", "c", system, questions, answer, True, "x", value, {}
     return Example(*about, openings)
 
@@ -42,7 +43,8 @@ def prompter(tokenizer, request):
 )
 def test_the_slot_stands_between_its_markers(prompter, question, system):
     prompt = prompter.prompt(example(question, system=system))
-    assert prompt.ids[prompt.slot - 1 : prompt.slot + 2] == (BEGIN, SLOT_ID, END)
+    (slot,) = prompt.slots
+    assert prompt.ids[slot - 1 : slot + 2] == (BEGIN, SLOT_ID, END)
     assert prompt.ids.count(SLOT_ID) == 1
 
 
@@ -61,24 +63,48 @@ def test_the_text_around_the_slot_is_the_question(prompter, tokenizer):
 
 
 def test_without_a_system_message_there_is_no_turn_for_it(tokenizer):
-    chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example("hi"))
+    chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example("hi", vector=False))
     assert tokenizer.decode(chat.ids).startswith("<|im_start|>user\n")
-    plain = make_prompter(tokenizer, (TURN_END,), "plain").prompt(example("hi"))
+    plain = make_prompter(tokenizer, (TURN_END,), "plain").prompt(example("hi", vector=False))
     assert tokenizer.decode(plain.ids) == "hi\n"
 
 
 def test_a_question_without_a_vector_has_no_slot(prompter):
     prompt = prompter.prompt(example("What if the hint were gone?", vector=False))
-    assert prompt.slot == -1
+    assert prompt.slots == ()
     assert SLOT_ID not in prompt.ids
 
 
 def test_wordings_go_round_and_each_counts_its_own_slot(prompter):
-    asked = example(f"first {SLOT}", f"second, later, {SLOT}", "third has none")
-    slots = [prompter.prompt(asked, wording).slot for wording in range(4)]
-    assert slots[0] == slots[3] >= 0
-    assert slots[1] > slots[0]
-    assert slots[2] == -1
+    asked = example(f"first {SLOT}", f"second, later, {SLOT}", f"{SLOT} third")
+    slots = [prompter.prompt(asked, wording).slots for wording in range(4)]
+    assert slots[0] == slots[3] != slots[1]
+    assert slots[2] < slots[0] < slots[1]
+    assert {len(each) for each in slots} == {1}
+
+
+def test_one_place_for_all_vectors_holds_them_side_by_side(prompter):
+    prompt = prompter.prompt(example(f"Does {SLOT} matter?", vector=3))
+    first = prompt.slots[0]
+    assert prompt.slots == (first, first + 1, first + 2)
+    assert prompt.ids[first - 1 : first + 4] == (BEGIN, SLOT_ID, SLOT_ID, SLOT_ID, END)
+
+
+def test_places_of_their_own_stand_in_their_own_markers(prompter, tokenizer):
+    prompt = prompter.prompt(example(f"{SLOT} more than {SLOT}, {SLOT}?", vector=3))
+    assert prompt.ids.count(SLOT_ID) == len(prompt.slots) == 3
+    for slot in prompt.slots:
+        assert prompt.ids[slot - 1 : slot + 2] == (BEGIN, SLOT_ID, END)
+    between = [tokenizer.decode(prompt.ids[a + 2 : b - 1]) for a, b in pairwise(prompt.slots)]
+    assert between == [" more than ", ", "]
+
+
+@pytest.mark.parametrize(("places", "vectors"), [(0, 1), (2, 1), (2, 3), (4, 3), (0, 2), (2, 0)])
+def test_more_or_fewer_places_than_vectors_are_refused(prompter, places, vectors):
+    with pytest.raises(SelfxError, match=f"{places} times {SLOT}") as caught:
+        prompter.prompt(example(f"is it{SLOT * places}?", vector=vectors))
+    assert caught.value.expected.startswith(f"{vectors}, its number of vectors")
+    assert ("1 for all" in caught.value.expected) == (vectors > 1)
 
 
 @pytest.mark.parametrize("inside", ["<slot>", "<begin><slot><end>", SLOT])
@@ -91,6 +117,9 @@ def test_a_target_text_with_the_placeholder_is_refused(prompter, inside):
 def test_a_placeholder_where_there_should_be_none_is_refused(prompter):
     with pytest.raises(SelfxError, match="1 placeholders"):
         prompter.prompt(example("no vector, but <slot>", vector=False))
+    with pytest.raises(SelfxError, match=f"1 times {SLOT}") as caught:
+        prompter.prompt(example(f"no vector, but {SLOT}", vector=False))
+    assert caught.value.expected.startswith("0")
 
 
 @pytest.mark.parametrize("text", ["yes", "Change to <<<é 日>>>.", ""])
@@ -155,7 +184,8 @@ def test_every_familys_markers_stay_whole(markers):
     assert prompter.markers == markers
     begin, slot, end = prompter.tokenizer.convert_tokens_to_ids(list(markers))
     prompt = prompter.prompt(example(f"is {SLOT} it?"))
-    assert prompt.ids[prompt.slot - 1 : prompt.slot + 2] == (begin, slot, end)
+    (at,) = prompt.slots
+    assert prompt.ids[at - 1 : at + 2] == (begin, slot, end)
 
 
 def test_a_start_token_moves_the_slot_with_the_text():
@@ -167,7 +197,7 @@ def test_a_start_token_moves_the_slot_with_the_text():
     plain = make_prompter(tokenizer, (TURN_END,), "plain")
     prompt = plain.prompt(example(f"is {SLOT} it?"))
     assert prompt.ids[0] == 1
-    assert prompt.ids[prompt.slot] == SLOT_ID
+    assert prompt.ids[prompt.slots[0]] == SLOT_ID
     assert plain.answer(example("q", answer="yes"))[0] != 1
     chat = make_prompter(tokenizer, (TURN_END,), "chat").prompt(example(f"is {SLOT} it?"))
     assert chat.ids[:2].count(1) == 1
@@ -181,11 +211,11 @@ def test_the_slot_is_found_in_the_real_questions(tokenizer):
         prompter = make_prompter(tokenizer, (TURN_END,), style)
         for index in range(5):
             prompt = prompter.prompt(example(*questions), index)
-            before = tokenizer.decode(prompt.ids[: prompt.slot - 1])
+            before = tokenizer.decode(prompt.ids[: prompt.slots[0] - 1])
             assert before.endswith(questions[index].split(SLOT)[0])
 
 
 def test_prompts_do_not_depend_on_the_vector(prompter):
     asked = example(f"{SLOT}?")
-    other = dataclasses.replace(asked, vector=np.zeros(4, np.float32))
+    other = dataclasses.replace(asked, vectors=np.zeros((1, 4), np.float32))
     assert prompter.prompt(asked) == prompter.prompt(other)

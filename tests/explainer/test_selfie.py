@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from selfx.explainer.answer import untrained
-from selfx.explainer.run import Training
 from selfx.explainer.selfie import ANSWER, PLAIN, QUESTION, selfie
+from selfx.explainer.training import Training
 from selfx.models.decoder import forward
 
 

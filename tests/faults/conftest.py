@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -56,19 +59,44 @@ def patch_line():
 @pytest.fixture(scope="session")
 def made(planted_trace, tiny_folder, tiny_lm, tmp_path_factory):
     """A trace, and a run on it whose adapters are fresh: nothing needs to be trained."""
-    import jax
-
-    from selfx.explainer import lora
     from selfx.explainer.fit import _record
-    from selfx.explainer.run import Training
+    from selfx.explainer.job import prepare
+    from selfx.explainer.mixture import read_mixture
+    from selfx.explainer.training import Training
 
     work = tmp_path_factory.mktemp("made")
     trace = planted_trace(work / "trace", train=12, test=4)
-    run = Run(work / "run")
-    run.open(_record(tiny_lm, [trace], Training(rank=2, style="plain")), fresh=False)
-    adapters = lora.init(tiny_lm.config, rank=2, alpha=16.0, key=jax.random.key(0))
-    run.save_adapter(adapters, 16.0, tiny_lm.name)
+    run, training = Run(work / "run"), Training(rank=2, style="plain")
+    mixture = read_mixture([trace], (), tiny_lm.config)
+    run.open(_record(tiny_lm, mixture, training), fresh=False)
+    run.save_result(prepare(tiny_lm, mixture, training).trained, None, training, tiny_lm)
     return SimpleNamespace(trace=trace, run=run.path, model=tiny_folder)
+
+
+@pytest.fixture
+def started(compiled_once):
+    """A function: a command in a process of its own, returned once `begun()` is true of it."""
+    children = []
+
+    def start(arguments, begun):
+        command = [sys.executable, "-m", "selfx.cli", *map(str, arguments)]
+        child = subprocess.Popen(
+            command, env=compiled_once, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        children.append(child)
+        patience = time.monotonic() + 240  # a busy machine starts and compiles slowly
+        while not begun() and child.poll() is None and time.monotonic() < patience:
+            time.sleep(0.01)
+        if not begun():
+            child.kill()
+            pytest.fail(child.communicate(timeout=5)[1].decode())
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+        child.stderr.close()
 
 
 @pytest.fixture(scope="session")
