@@ -13,7 +13,7 @@ turned. Exact match is teacher-forced: to the token what greedy decoding would s
 from __future__ import annotations
 
 import dataclasses
-import time
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "add at 1": {"injection": "add", "at": 1},
     "add": {"injection": "add"},
     "overwrite at 0": {"injection": "overwrite", "at": 0},
-    "add, rank 4": {"injection": "add", "rank": 4},
-    "add, rank 64": {"injection": "add", "rank": 64},
+    "add, rank 4": {"injection": "add", "rank": 4, "alpha": 4.0},
+    "add, rank 64": {"injection": "add", "rank": 64, "alpha": 64.0},
     "add, all weights": {"injection": "add", "trains": ("full",)},
     "marker, scale and bias": {"injection": "marker", "trains": ("scale", "bias")},
     "add at 1, low rank": {
@@ -72,7 +72,7 @@ class Config:
 
     model: str = "smollm2-135m-instruct"
     """Target and explainer alike."""
-    limit: int = 8000
+    limit: int = 3200
     """Questions, train and test together."""
     ask: str = "here,next"
     """Which kinds: the shortest, one for what goes in and one for what comes out."""
@@ -132,19 +132,21 @@ def main(config: Config) -> None:
     test = load_examples(data, "test")
     chosen = np.random.default_rng(0).permutation(len(test))[: config.test]
     test = [test[index] for index in sorted(chosen)]
-    rows = []
-    for arm in config.arms:
-        found, seconds = [], 0.0
-        for seed in config.seeds:
-            run = config.work / f"{arm}, seed {seed}".replace(", ", "-").replace(" ", "-")
-            training = training_of(config, arm, seed, n_train)
-            began = time.monotonic()
-            with progress(f"{arm}, seed {seed}") as report:
-                fit(lm, [data], run, training, save_every=config.steps, report=report)
-            seconds += time.monotonic() - began
-            found.append(measured(lm, run, data, training, test))
-        rows.append(summary(arm, found, test) | {"seconds_a_run": seconds / len(config.seeds)})
-        print(line(rows[-1]), flush=True)
+    found: dict[str, list[dict[str, np.ndarray]]] = {arm: [] for arm in config.arms}
+    seconds: dict[str, list[float]] = {arm: [] for arm in config.arms}
+    for seed, arm in itertools.product(config.seeds, config.arms):
+        run = config.work / f"{arm}-seed-{seed}".replace(", ", "-").replace(" ", "-")
+        training = training_of(config, arm, seed, n_train)
+        with progress(f"{arm}, seed {seed}") as report:
+            fitted = fit(lm, [data], run, training, save_every=config.steps, report=report)
+        seconds[arm].append(fitted.seconds)
+        found[arm].append(measured(lm, run, data, training, test))
+        rows = [
+            summary(arm, done, test) | {"seconds": seconds[arm]}
+            for arm, done in found.items()
+            if done
+        ]
+        print(line(next(row for row in rows if row["arm"] == arm)), flush=True)
         kept = dataclasses.asdict(config) | {"work": None, "keep": None}
         write_json(config.keep / "scores.json", {"config": kept, "rows": rows})
 
@@ -175,7 +177,7 @@ def line(row: dict[str, Any]) -> str:
         f"lift {100 * lift['value']:5.1f} ({100 * lift['low']:.1f} to {100 * lift['high']:.1f})"
     )
     parts.append("seeds " + " ".join(f"{100 * one:.1f}" for one in row["lift_by_seed"]))
-    parts.append(f"{row['seconds_a_run']:.0f} s")
+    parts.append(" ".join(f"{one:.0f}" for one in row["seconds"]) + " s")
     return "  ".join(parts)
 
 
