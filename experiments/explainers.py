@@ -48,6 +48,7 @@ LORA, READER, FULL = 1e-3, 1e-2, 1e-4
 ARMS: dict[str, dict[str, Any]] = {
     "embedding": {"injection": "embedding"},
     "marker": {"injection": "marker"},
+    "marker, 50 lengths": {"injection": "marker", "strength": 50.0},
     "marker, centred": {"injection": "marker", "centred": True},
     "add at 1": {"injection": "add", "at": 1},
     "add": {"injection": "add"},
@@ -55,15 +56,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "add, rank 4": {"injection": "add", "rank": 4, "alpha": 4.0},
     "add, rank 64": {"injection": "add", "rank": 64, "alpha": 64.0},
     "add, all weights": {"injection": "add", "trains": ("full",)},
-    "marker, scale and bias": {"injection": "marker", "trains": ("scale", "bias")},
+    "marker, 50, scale and bias": {
+        "injection": "marker",
+        "strength": 50.0,
+        "trains": ("scale", "bias"),
+    },
     "add at 1, low rank": {
         "injection": "add",
         "at": 1,
         "trains": ("scale", "bias", "low_rank"),
     },
 }
-"""What differs from LoRA of rank 16 on all maps. The first six are ways in; `scale and bias` is the
-SelfIE adapter (arXiv 2602.10352), `low rank` its larger kind: the model itself stays as it is."""
+"""What differs from LoRA of rank 16 on all maps. The first seven are ways in; `scale and bias` is
+the SelfIE adapter (arXiv 2602.10352), `low rank` its larger kind: the model stays as it is."""
 
 
 @dataclasses.dataclass(frozen=True)

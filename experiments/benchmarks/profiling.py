@@ -23,10 +23,13 @@ import numpy as np
 import tyro
 
 import selfx
-from selfx.explainer import lora
 from selfx.explainer.batches import Plan
+from selfx.explainer.injection import Way
+from selfx.explainer.optimization import Optimization
 from selfx.explainer.prompts import make_prompter
-from selfx.explainer.step import Optimization, init_state, make_step
+from selfx.explainer.step import Frozen, How, init_state, make_step
+from selfx.explainer.trained import begin
+from selfx.explainer.training import Training
 from selfx.files import write_json
 from selfx.models import generate as generating
 
@@ -63,15 +66,14 @@ def training(config: Config, lm: selfx.LanguageModel) -> Program:
         raise SystemExit("--what training needs --data, a trace folder")
     prompter = make_prompter(lm.tokenizer, lm.eos_ids, "plain")
     examples, d = selfx.load_examples(config.data, "train"), lm.config.d_model
-    plan = Plan(examples, prompter, d_model=d, batch_size=config.batch_size, seed=0)
-    optimizer = Optimization().build(1000)
-    adapters = lora.init(lm.config, rank=16, alpha=16, key=jax.random.key(0))
-    held = [init_state(adapters, optimizer)]
+    plan = Plan(examples, prompter, width=d, batch_size=config.batch_size, seed=0)
+    optimizer, frozen = Optimization().build(1000), Frozen(lm.model)
+    held = [init_state(begin(lm.config, lm.model, Training(), lm.config.n_layers, d), optimizer)]
     batch = plan.batch(0)
-    step = make_step(optimizer, "matched", 5.0).lower(held[0], lm.model, batch).compile()
+    step = make_step(optimizer, How(Way("marker", 5.0))).lower(held[0], frozen, batch).compile()
 
     def run() -> None:
-        held[0], metrics = step(held[0], lm.model, batch)
+        held[0], metrics = step(held[0], frozen, batch)
         jax.block_until_ready(metrics)
 
     return Program(step.as_text(), run)

@@ -84,12 +84,13 @@ def summary(seconds: dict[str, list[float]], amount: int, unit: str) -> dict[str
         f"torch {unit}/s": round(amount / statistics.median(seconds["torch"]), 2),
         "times as fast": round(statistics.median(ratios), 2),
         "rounds": [round(r, 2) for r in ratios],
-        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": f"jax {jax.__version__}, torch {torch.__version__}",
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The machine's processor and how many cores it has."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -12,7 +12,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import torch
 import tyro
@@ -20,10 +19,13 @@ from peft import LoraConfig, get_peft_model
 
 import selfx
 from experiments.benchmarks.reference import interleaved, summary, torch_model
-from selfx.explainer import lora
 from selfx.explainer.batches import Batch, Plan
+from selfx.explainer.injection import Way
+from selfx.explainer.optimization import Optimization
 from selfx.explainer.prompts import make_prompter
-from selfx.explainer.step import Optimization, init_state, make_step
+from selfx.explainer.step import Frozen, How, init_state, make_step
+from selfx.explainer.trained import begin
+from selfx.explainer.training import Training
 from selfx.files import write_json
 
 
@@ -47,16 +49,16 @@ class Ours:
     """Steps of selfx."""
 
     def __init__(self, config: Config, lm: selfx.LanguageModel):
-        key = jax.random.key(config.seed)
-        adapters = lora.init(lm.config, rank=config.rank, alpha=config.rank, key=key)
+        settings = Training(rank=config.rank, alpha=config.rank, seed=config.seed)
+        trained = begin(lm.config, lm.model, settings, lm.config.n_layers, lm.config.d_model)
         optimizer = Optimization().build(1000)
-        self.model, self.state = lm.model, init_state(adapters, optimizer)
-        self.step = make_step(optimizer, "matched", 5.0)
+        self.frozen, self.state = Frozen(lm.model), init_state(trained, optimizer)
+        self.step = make_step(optimizer, How(Way("marker", 5.0)))
 
     def __call__(self, batches: list[Batch]) -> float:
         """The last loss."""
         for batch in batches:
-            self.state, metrics = self.step(self.state, self.model, batch)
+            self.state, metrics = self.step(self.state, self.frozen, batch)
         return float(metrics["loss"])
 
 
@@ -91,10 +93,10 @@ class Theirs:
         width = int(batch.mask.sum(1).max())
         tokens = torch.from_numpy(batch.tokens[:, :width]).long()
         embeds = self.embed(tokens).detach()
-        rows = np.flatnonzero(batch.slots >= 0)
-        vectors = torch.from_numpy(batch.vectors[rows])
+        rows, held = np.nonzero(batch.slots >= 0)
+        vectors = torch.from_numpy(batch.vectors[rows, held])
         scaled = vectors * (self.length / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-        embeds[torch.from_numpy(rows), torch.from_numpy(batch.slots[rows]).long()] = scaled
+        embeds[torch.from_numpy(rows), torch.from_numpy(batch.slots[rows, held]).long()] = scaled
         first = int(batch.ask[batch.ask >= 0].min())
         logits = self.model(
             inputs_embeds=embeds,
@@ -118,7 +120,7 @@ def main(config: Config) -> None:
     plan = Plan(
         selfx.load_examples(config.data, "train"),
         prompter,
-        d_model=lm.config.d_model,
+        width=lm.config.d_model,
         batch_size=config.batch_size,
         seed=config.seed,
     )
