@@ -21,6 +21,7 @@ import tyro
 
 import selfx
 from experiments.whole_path import RESULTS
+from selfx import data
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer
@@ -29,7 +30,7 @@ from selfx.explainer.optimization import Optimization
 from selfx.explainer.training import Training
 from selfx.files import write_json
 from selfx.progress import progress
-from selfx.tasks.trace import trace
+from selfx.tasks.trace import trace as make_trace
 from selfx.weights.load import LanguageModel
 
 READING, PATCHING = "activation-reading", "activation-patching"
@@ -67,9 +68,11 @@ def main(config: Config) -> None:
     lm = selfx.load(config.model)
     reading, patching = (config.work / name for name in ("reading", "patching"))
     with progress("tracing the questions") as report:
-        made = trace(READING, lm, reading, limit=config.questions, ask=config.ask, progress=report)
+        made = make_trace(
+            READING, lm, reading, limit=config.questions, ask=config.ask, progress=report
+        )
     with progress("tracing the patches") as report:
-        trace(PATCHING, lm, patching, data=config.facts, limit=config.patches, progress=report)
+        make_trace(PATCHING, lm, patching, data=config.facts, limit=config.patches, progress=report)
     warm_up = config.work / "run-warm-up"
     size = made["counts"]["train"] * 0.95 / 32
     patch = Training(
@@ -91,26 +94,27 @@ def main(config: Config) -> None:
         "mixed": ([patching, reading], (1.0, config.times), patch),
     }
     for arm in config.arms:
-        data, times, training = jobs[arm]
+        traces, times, training = jobs[arm]
         run = config.work / f"run-{arm.replace(' ', '-')}"
         with progress(arm) as report:
-            fit(lm, data, run, training, times=times, report=report)
-        scores = ask(lm, arm, run, data[0], config)
+            fit(lm, traces, run, training, times=times, report=report)
+        scores = ask(lm, arm, run, traces[0], config)
         print(f"{arm}\n{score_table(scores)}\n", flush=True)
 
 
-def ask(lm: LanguageModel, arm: str, run: Path, data: Path, config: Config) -> dict[str, Any]:
+def ask(lm: LanguageModel, arm: str, run: Path, trace: Path, config: Config) -> dict[str, Any]:
     """The scores of an arm, kept without folders of this machine."""
     name = arm.replace(" ", "-")
     settings = Evaluation(limit=config.test, max_new_tokens=24)
     with progress(f"{arm}, asked") as report:
         scores = evaluate(
-            load_explainer(run, lm), data, config.work / f"scores-{name}", settings, report=report
+            load_explainer(run, lm), trace, config.work / f"scores-{name}", settings, report=report
         )
     facts = None if config.facts is None else Path(config.facts).name
     kept = dataclasses.asdict(config) | {"facts": facts, "work": None, "keep": None}
     write_json(config.keep / "config.json", kept)
     text = json.dumps(scores, indent=1).replace(f"{config.work}/", "")
+    text = text.replace(f"{data.text_path().parent}/", "")
     if config.facts is not None:
         text = text.replace(config.facts, str(facts))
     write_json(config.keep / f"{name}.json", json.loads(text))
