@@ -47,16 +47,16 @@ LORA, READER, FULL = 1e-3, 1e-2, 1e-4
 
 ARMS: dict[str, dict[str, Any]] = {
     "embedding": {"injection": "embedding"},
-    "marker": {"injection": "marker"},
+    "marker, 5 lengths": {"injection": "marker", "strength": 5.0},
     "marker, 50 lengths": {"injection": "marker", "strength": 50.0},
-    "marker, centred": {"injection": "marker", "centred": True},
+    "marker, 5 lengths, centred": {"injection": "marker", "strength": 5.0, "centred": True},
     "add at 1": {"injection": "add", "at": 1},
     "add": {"injection": "add"},
     "overwrite at 0": {"injection": "overwrite", "at": 0},
     "add, rank 4": {"injection": "add", "rank": 4, "alpha": 4.0},
     "add, rank 64": {"injection": "add", "rank": 64, "alpha": 64.0},
     "add, all weights": {"injection": "add", "trains": ("full",)},
-    "marker, 50, scale and bias": {
+    "marker, 50 lengths, scale and bias": {
         "injection": "marker",
         "strength": 50.0,
         "trains": ("scale", "bias"),

@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 
 import selfx
-from experiments.benchmarks.reference import processor
+from experiments.benchmarks.machine import processor
 from selfx.explainer.batches import Batch, Plan, Row
 from selfx.explainer.injection import Way
 from selfx.explainer.optimization import Optimization
@@ -115,7 +115,8 @@ def resized(batch: Batch, shape: Shape) -> Batch:
     def fit(x: np.ndarray, width: int) -> np.ndarray:
         return np.pad(x[:, :width], ((0, 0), (0, max(width - x.shape[1], 0))))
 
-    return batch.replace(
+    return dataclasses.replace(
+        batch,
         tokens=fit(batch.tokens, tokens),
         mask=np.ones((len(batch.tokens), tokens), bool),
         ask=fit(batch.ask, answers),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from experiments.benchmarks.machine import processor
 from selfx.models.decoder import Decoder
 from selfx.weights.load import LanguageModel
 
@@ -87,11 +86,3 @@ def summary(seconds: dict[str, list[float]], amount: int, unit: str) -> dict[str
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": f"jax {jax.__version__}, torch {torch.__version__}",
     }
-
-
-def processor() -> str:
-    """The machine's processor and how many cores it has."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor()

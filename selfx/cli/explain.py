@@ -41,7 +41,7 @@ class Train:
     length (marker); after a layer, added (add) or in place of the residual (overwrite)."""
     strength: float = 0.0
     """Embedding lengths for marker, residual lengths for add, times their own for the others; 0
-    takes 5 for marker, else 1."""
+    takes 50 for marker, else 1."""
     at: int = -1
     """The layer after which add and overwrite act; -1 is the one that each vector is from."""
     latest: int = -1

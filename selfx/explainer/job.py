@@ -82,7 +82,8 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
         training.remat,
         training.seed,
     )
-    watch = Watch(rows, how, size=size, width=origin.width, vectors=plan.vectors) if rows else None
+    most = max(plan.vectors, *(len(row.slots) for row in rows), 1)
+    watch = Watch(rows, how, size=size, width=origin.width, vectors=most) if rows else None
     total = max(1, round(training.epochs * plan.steps_per_epoch))
     return Job(training, trained, Frozen(explainer.model, given), how, plan, watch, total)
 
@@ -100,12 +101,14 @@ def _parts(
     given = _given(before.reader, training)
     asked = bool(training.projection) or "projection" in training.trains
     if asked and (given is None or given.projection is None):
-        start = Reader(projection=_projection(explainer, training, mixture))
+        earlier = None if before.reader is None else before.reader.projection
+        drawn = _projection(explainer, training, mixture) if earlier is None else earlier
+        start = Reader(projection=drawn)
         if "projection" not in training.trains:
             given = start.over(given)
         elif trained.reader is not None and trained.reader.projection is None:
             trained = dataclasses.replace(trained, reader=start.over(trained.reader))
-    if training.centred:
+    if training.centred and (before.reader is None or before.reader.bias is None):
         trained, given = _started_at(_centring(mixture, trained, given), trained, given)
     return trained, given
 

@@ -89,13 +89,16 @@ def parameters(model: Decoder) -> dict[str, jax.Array]:
 def continued(trained: Trained, before: Trained, source: str) -> Trained:
     """The parts of `trained`, those that an earlier run trained as it left them.
 
+    What it read vectors through and is trained no longer is left out: it goes on as given.
+
     Raises:
-      SelfxError: the earlier run's are of other shapes, or are none of these.
+      SelfxError: the earlier run's are of other shapes, or would be lost.
     """
     named = {name: _named(getattr(trained, name)) for name in ("lora", "reader", "model")}
     earlier = {name: _named(getattr(before, name)) for name in named}
+    earlier["reader"] = {k: x for k, x in earlier["reader"].items() if k in named["reader"]}
     shared = {name for name in named if named[name] and earlier[name]}
-    if not shared or any(earlier[name] and not named[name] for name in named):
+    if any(earlier[name] and not named[name] for name in named):
         kinds = ", ".join(name for name in named if earlier[name])
         raise SelfxError(
             f"a start from {source}, which trained {kinds}",

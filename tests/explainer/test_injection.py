@@ -60,7 +60,7 @@ jitted = jax.jit(run, static_argnums=0, static_argnames="depth")
 def by_hand(oracle, w, model, way, ids, placed):
     """The run of one row; `placed` is `(vector, slot, layer)`, each put in where it belongs."""
     mean = np.linalg.norm(w["embed"], axis=1).mean()
-    strength = way.strength or {"marker": 5.0}.get(way.injection, 1.0)
+    strength = way.strength or {"marker": 50.0}.get(way.injection, 1.0)
 
     def hook(site, layer, x):
         x = x.copy()

@@ -51,7 +51,7 @@ class Injection:
 
 INJECTIONS: dict[str, Injection] = {
     "embedding": Injection(embedding.edit, 1.0, False, embedding.ABOUT),
-    "marker": Injection(marker.edit, 5.0, False, marker.ABOUT),
+    "marker": Injection(marker.edit, 50.0, False, marker.ABOUT),
     "add": Injection(addition.edit, 1.0, True, addition.ABOUT),
     "overwrite": Injection(overwrite.edit, 1.0, True, overwrite.ABOUT),
 }

@@ -1,9 +1,9 @@
 """A vector in place of the placeholder's embedding, at one length for all.
 
 As natural-language autoencoders have it (kitft/natural_language_autoencoders: 150 for Qwen2.5-7B),
-but counted in average token embeddings, so that one number serves models of every size: residual
-norms differ from embedding norms by orders of magnitude in small models, and a vector that drowns
-its neighbours cannot be read.
+but counted in average token embeddings, so that one number serves models of every size. It must be
+long: what the first layers write at the placeholder is many embeddings long, and buries a vector
+of five (`experiments/explainers.py`: nothing is read of it, of one of fifty as much as of any).
 """
 
 from __future__ import annotations
