@@ -149,7 +149,7 @@ def reading(whole, tiny_lm):
         (("low_rank",), turned),
         (("projection",), turned),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # an address would differ each time
 )
 def test_a_part_of_a_reader_mends_what_it_can(jobs, reading, trains, spoil):
     training = dataclasses.replace(LORA, trains=trains, reader_rank=32)
