@@ -225,6 +225,7 @@ def test_no_data(tiny_lm, tmp_path, folders):
         {"style": "sonnet"},
         {"injection": "layer"},
         {"at": -2},
+        {"latest": -2},
         {"trains": ()},
         {"trains": ("lora", "full")},
         {"trains": ("lora", "lora")},

@@ -29,10 +29,11 @@ LAYERS = np.array([[0, 2, 2], [3, -1, -1], [-1, -1, -1], [1, 0, -1]])
 WAYS = [Way("embedding"), Way("marker"), Way("add"), Way("overwrite")]
 WAYS += [Way(name, 0.7, at) for name, at in (("embedding", OWN), ("marker", 1))]
 WAYS += [Way(name, 1.5, 2) for name in ("add", "overwrite")]
+WAYS += [Way("add", latest=1)]
 
 
 def said(way):
-    return f"{way.injection} {way.strength:g} {way.at}"
+    return f"{way.injection} {way.strength:g} {way.at} {way.latest}"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,8 @@ def by_hand(oracle, w, model, way, ids, placed):
                 x[slot] = strength * v
             if site == "embeddings" and way.injection == "marker":
                 x[slot] = strength * mean * unit
-            if site == "resid_post" and layer == (own if way.at == OWN else way.at):
+            after = min(own, way.latest) if way.latest >= 0 else own
+            if site == "resid_post" and layer == (after if way.at == OWN else way.at):
                 if way.injection == "add":
                     x[slot] = x[slot] + strength * np.linalg.norm(x[slot]) * unit
                 if way.injection == "overwrite":
@@ -311,6 +313,7 @@ def test_other_vectors_than_a_question_has_places_for_are_refused(tiny_lm, given
         (Way("add", -1.0), "strength"),
         (Way("add", float("nan")), "strength"),
         (Way("add", at=-2), "layer -2"),
+        (Way("add", latest=-2), "layer -2"),
     ],
 )
 def test_ways_that_there_are_not(way, message):
