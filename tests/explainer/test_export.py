@@ -39,6 +39,7 @@ def make_run(path, lm, adapters, **training):
         "version": selfx.__version__,
         "explainer": lm.name,
         "explainer_hash": lm.hash,
+        "quantize": lm.quantize,
         "origin": {"width": 32, "layers": 4},
         "traces": [],
         "training": dataclasses.asdict(settings),

@@ -320,7 +320,7 @@ def test_an_explainer_of_another_width(cli, refused, made, planted_trace, tmp_pa
     wide = planted_trace(tmp_path / "trace", train=4, test=4, width=48)
     for command, explainer in (("train", made.model), ("evaluate", made.run)):
         done = cli(command, "--data", wide, "--explainer", explainer, "--out", tmp_path / "out")
-        refused(done, "width 48 for an explainer of width 32", "no projections")
+        refused(done, "width 48 for an explainer of width 32", "--projection random")
         assert not (tmp_path / "out").exists()
 
 
