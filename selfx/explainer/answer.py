@@ -109,6 +109,7 @@ def check_vectors(examples: Sequence[Example], explainer: Explainer) -> None:
         raise SelfxError(
             f"vectors of width {wrong[0]}",
             expected=f"{origin.width}, the width of the target that {explainer.name} explains",
+            hint="train one on these vectors",
         )
     if widths:
         check_reader(explainer.reader, origin.width, config.d_model)

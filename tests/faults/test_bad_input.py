@@ -318,9 +318,12 @@ def test_a_run_of_other_settings(cli, refused, made, tmp_path, folder_tree):
 
 def test_an_explainer_of_another_width(cli, refused, made, planted_trace, tmp_path):
     wide = planted_trace(tmp_path / "trace", train=4, test=4, width=48)
-    for command, explainer in (("train", made.model), ("evaluate", made.run)):
+    for command, explainer, said in (
+        ("train", made.model, ("for an explainer of width 32", "--projection random")),
+        ("evaluate", made.run, ("32, the width of the target", "train one on these")),
+    ):
         done = cli(command, "--data", wide, "--explainer", explainer, "--out", tmp_path / "out")
-        refused(done, "width 48 for an explainer of width 32", "--projection random")
+        refused(done, "width 48", *said)
         assert not (tmp_path / "out").exists()
 
 
