@@ -25,16 +25,16 @@ from selfx.interventions.pair_files import (
     write_results,
 )
 from selfx.interventions.reuse import before, begin
+from selfx.interventions.sources import Sources
 from selfx.models.cache import Cache
 from selfx.models.decoder import Decoder, forward
-from selfx.models.tap import At
 
 __all__ = ["Pair", "PairResults", "check_pairs", "read_pairs", "run_pairs", "write_results"]
 
-POSITIONS_A_ROW = 4
-"""How many positions of a source text one row of a run returns."""
 WAVE = 16
 """Batches of pairs whose source states are held at a time."""
+
+States = Callable[[Sequence[int]], np.ndarray]
 
 
 def run_pairs(
@@ -44,6 +44,7 @@ def run_pairs(
     batch_size: int = 64,
     progress: Callable[[int, int, str], None] | None = None,
     keep_vectors: bool = False,
+    vectors: np.ndarray | None = None,
 ) -> PairResults:
     """The next token of every pair, before and after its patch.
 
@@ -53,6 +54,8 @@ def run_pairs(
       batch_size: rows of one run; results do not depend on it.
       progress: called with (pairs done, pairs in all, a note).
       keep_vectors: also return the source vectors.
+      vectors: `[n, d]` to write in place of what the sources hold, the same in all layers of a
+        pair; the sources are not run then.
 
     Raises:
       SelfxError: a pair that does not fit the model.
@@ -60,11 +63,11 @@ def run_pairs(
     check_pairs(pairs, model.config)
     base, patched = np.zeros((2, len(pairs)), np.int64)
     margin = np.zeros(len(pairs), np.float32)
-    vectors = np.zeros((len(pairs), model.config.d_model), np.float32) if keep_vectors else None
+    kept = np.zeros((len(pairs), model.config.d_model), np.float32) if keep_vectors else None
     done = 0
     for wave in _waves(pairs, WAVE * batch_size):
         flat = [index for text in wave for index in text]
-        states = _Sources(model, pairs, flat, batch_size)
+        states = _states(model, pairs, flat, vectors, batch_size)
         for texts in chunks(wave, batch_size):
             chosen, cache = _run_bases(
                 model, [pairs[text[0]].base_ids for text in texts], batch_size
@@ -75,12 +78,12 @@ def run_pairs(
                 found = _run_patched(model, pairs, part, row, cache, states, batch_size)
                 base[part] = chosen[[row[index] for index in part]]
                 patched[part], margin[part] = found[0], found[1]
-                if vectors is not None:
-                    vectors[part] = found[2]
+                if kept is not None:
+                    kept[part] = found[2]
                 done += len(part)
                 if progress is not None:
                     progress(done, len(pairs), "")
-    return PairResults(base, patched, margin, vectors)
+    return PairResults(base, patched, margin, kept)
 
 
 def _suffix(pair: Pair) -> int:
@@ -109,44 +112,20 @@ def _waves(pairs: Sequence[Pair], size: int) -> Iterator[list[list[int]]]:
         yield wave
 
 
-class _Sources:
-    """Residuals `[l, d]` of every (source text, position) that some pairs need."""
-
-    def __init__(self, model: Decoder, pairs: Sequence[Pair], wanted: list[int], batch_size: int):
-        config = model.config
-        rows = _source_rows([pairs[index] for index in wanted])
-        self.place: dict[tuple[tuple[int, ...], int], int] = {}
-        for ids, positions in rows:
-            for position in positions:
-                self.place[ids, position] = len(self.place)
-        shape = (len(self.place), config.n_layers, config.d_model)
-        self.states = np.zeros(shape, model.embed[...].dtype)
-        for part in chunks(rows, batch_size):
-            tokens, mask = pad(
-                [r[0][: max(r[1]) + 1] for r in part], rows_for(len(part), batch_size)
-            )
-            full = [repeat_last(positions, POSITIONS_A_ROW) for _, positions in part]
-            seen = _read(model, tokens, mask, np.array(repeat_last(full, len(tokens)), np.int32))
-            for row, (ids, positions) in enumerate(part):
-                for slot, position in enumerate(positions):
-                    self.states[self.place[ids, position]] = np.asarray(seen[:, row, slot])
-
-    def __call__(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """`[b, l, d]`, a row for each pair."""
-        return self.states[[self.place[pair.source_ids, pair.source_pos] for pair in pairs]]
-
-
-def _source_rows(pairs: Sequence[Pair]) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Each distinct source with the positions to read, a few to a row, the shortest runs first."""
-    by_text: dict[tuple[int, ...], set[int]] = defaultdict(set)
-    for pair in pairs:
-        by_text[pair.source_ids].add(pair.source_pos)
-    rows = [
-        (ids, list(part))
-        for ids, positions in by_text.items()
-        for part in chunks(sorted(positions), POSITIONS_A_ROW)
-    ]
-    return sorted(rows, key=lambda row: (max(row[1]), row))
+def _states(
+    model: Decoder,
+    pairs: Sequence[Pair],
+    wanted: list[int],
+    vectors: np.ndarray | None,
+    batch_size: int,
+) -> States:
+    """What given pairs write, `[b, l, d]`: the residuals of their sources, or given vectors."""
+    if vectors is not None:
+        given, layers = vectors.astype(model.embed[...].dtype), model.config.n_layers
+        return lambda part: np.repeat(given[list(part)][:, None], layers, axis=1)
+    spots = {index: (pairs[index].source_ids, pairs[index].source_pos) for index in wanted}
+    sources = Sources(model, list(spots.values()), batch_size)
+    return lambda part: sources([spots[index] for index in part])
 
 
 def _run_bases(
@@ -164,7 +143,7 @@ def _run_patched(
     part: Sequence[int],
     row: dict[int, int],
     cache: Cache,
-    states: _Sources,
+    states: States,
     batch_size: int,
 ) -> tuple[np.ndarray, ...]:
     """Tokens `[n]`, margins `[n]` and source vectors `[n, d]` of one batch of pairs."""
@@ -178,18 +157,9 @@ def _run_patched(
     kind = np.array([VALUES.index(pair.value) for pair in chosen], np.int32)
     rows = np.array([row[index] for index in repeat_last(part, count)], np.int32)
     past = before(cache, rows, start, room=tokens.shape[1])
-    found = _finish(model, past, tokens, mask, start, layers, kind, states(chosen))
+    full = states(repeat_last(part, count))
+    found = _finish(model, past, tokens, mask, start, layers, kind, full)
     return tuple(np.asarray(array)[: len(part)] for array in found)
-
-
-@jax.jit
-def _read(model: Decoder, tokens: jax.Array, mask: jax.Array, positions: jax.Array) -> jax.Array:
-    """The residuals `[l, b, p, d]` leaving every layer at `positions` `[b, p]`."""
-    first = jnp.zeros((tokens.shape[0], 1), jnp.int32)
-    capture = {"resid_post": At(positions=positions)}
-    return forward(model, tokens, mask=mask, capture=capture, logits_at=first).captures[
-        "resid_post"
-    ]
 
 
 @jax.jit

@@ -203,7 +203,7 @@ class _Maker:
         """The row of a candidate, or None where its outcome cannot be worded."""
         before, after = int(results.base[index]), int(results.patched[index])
         texts = [str(self.target.tokenizer.decode([token])) for token in (before, after)]
-        if not all(_sayable(text) for text in texts):
+        if not all(sayable(text) for text in texts):
             return None
         assert results.vectors is not None
         changed = texts[0].strip() != texts[1].strip()
@@ -258,7 +258,7 @@ class _Maker:
         }
 
 
-def _sayable(text: str) -> bool:
+def sayable(text: str) -> bool:
     """Whether an output can stand between the answer's brackets and be read back."""
     shown = text.strip()
     return bool(shown) and shown.isprintable() and not set(shown) & set("<>�")

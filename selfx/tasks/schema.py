@@ -13,6 +13,8 @@ PATCHING = "activation-patching"
 ABLATION = "input-ablation"
 FEATURES = "feature-description"
 READING = "activation-reading"
+CONTRAST = "contrast-patching"
+"""How activation patching by contrast sets is asked for; its traces are of activation patching."""
 
 _TEXTS = pa.list_(pa.string())
 _OWN = [
@@ -38,6 +40,16 @@ EXCERPT = pa.struct(
     ]
 )
 """A stretch of text with a feature's activations, as `selfx.features` has it."""
+
+PART = pa.struct(
+    [
+        ("text", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("position", pa.int32()),
+        ("weight", pa.float32()),
+    ]
+)
+"""Of what a vector is the weighted sum: states at places of texts."""
 
 POSITION = pa.struct(
     [
@@ -122,6 +134,8 @@ SCHEMAS = {
             ("original_id", pa.int32()),
             ("ablated_id", pa.int32()),
             ("margin", pa.float32()),
+            ("set", pa.string()),
+            ("parts", pa.list_(PART)),
             *_OWN,
         ]
     ),
@@ -171,7 +185,8 @@ def task_of(schema: pa.Schema, path: Path) -> str:
     """The task whose columns a file has.
 
     Raises:
-      SelfxError: a needed column is missing or holds something else.
+      SelfxError: a needed column is missing or holds something else; of others, which are kept
+        but not read, the type does not matter.
     """
     task = _task_like(schema.names)
     types = dict(SCHEMAS_BY_NAME[task])
@@ -181,8 +196,9 @@ def task_of(schema: pa.Schema, path: Path) -> str:
             f"{path} lacks column {', '.join(missing)} (it has {', '.join(schema.names)})",
             expected=f"the columns of a trace of {task}: {', '.join(NEEDED[task])}",
         )
+    read = {*NEEDED[task], *dict(_OWN)}
     for field in schema:
-        if field.name in types and _kind(field.type) != _kind(types[field.name]):
+        if field.name in read and _kind(field.type) != _kind(types[field.name]):
             raise SelfxError(
                 f"{path}: column {field.name} is {_kind(field.type)}",
                 expected=_kind(types[field.name]),
@@ -199,9 +215,15 @@ def _task_like(names: Sequence[str]) -> str:
     return PATCHING if "patch_position" in names or "layer" in names else ABLATION
 
 
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a column holds lists, be they of one length, as the hub writes vectors, or of any."""
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(kind(type_) for kind in kinds)
+
+
 def _kind(type_: pa.DataType) -> str:
     """A type's name, widths of numbers and texts left out; what a struct holds is part of it."""
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+    if is_list(type_):
         return f"a list of {_kind(type_.value_type)}"
     if pa.types.is_struct(type_):
         fields = (f"{field.name}: {_kind(field.type)}" for field in sorted(type_, key=_name))

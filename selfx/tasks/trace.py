@@ -13,12 +13,13 @@ from selfx.errors import SelfxError
 from selfx.progress import silent
 from selfx.tasks.ablation import Ablating, trace_ablation
 from selfx.tasks.blocks import Progress
+from selfx.tasks.contrast import Contrast, trace_contrast
 from selfx.tasks.describing import trace_features
 from selfx.tasks.describing_settings import Describing
 from selfx.tasks.patching import Patching, trace_patching
 from selfx.tasks.reading import trace_reading
 from selfx.tasks.reading_settings import Reading
-from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
+from selfx.tasks.schema import ABLATION, CONTRAST, FEATURES, PATCHING, READING
 from selfx.weights.load import LanguageModel
 
 
@@ -39,6 +40,7 @@ class Task:
 
 TASKS = {
     PATCHING: Task(trace_patching, Patching, own.facts_path),
+    CONTRAST: Task(trace_contrast, Contrast, own.facts_path),
     ABLATION: Task(trace_ablation, Ablating, own.questions_path),
     FEATURES: Task(trace_features, Describing, own.text_path),
     READING: Task(trace_reading, Reading, own.text_path),
