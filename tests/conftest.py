@@ -1,10 +1,12 @@
 """Eight CPU devices for every test, and the oracle that several folders compare with."""
 
-import contextlib
+import atexit
 import importlib.util
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,28 @@ import pytest
 FLAG = "--xla_force_host_platform_device_count=8"
 if FLAG not in os.environ.get("XLA_FLAGS", ""):  # read when jax is first imported, by the tests
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+
+# Most of a test's time is the compiler's: it is told to hurry, and keeps what it made for all
+# processes of the run. What is compiled so runs at a tenth of the speed; SmolLM2 goes without.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ.setdefault(QUICK, "1")
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+if PROGRAMS not in os.environ:
+    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="selfx-programs-")
+    atexit.register(shutil.rmtree, os.environ[PROGRAMS], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_runtest_setup(item):
+    """Switches the hurry off for tests of the real model, and on again for the others."""
+    import jax
+
+    quick = item.get_closest_marker("model") is None
+    if quick != jax.config.values[QUICK.lower()]:
+        os.environ[QUICK] = str(int(quick))
+        jax.config.update(QUICK.lower(), quick)
+        jax.clear_caches()  # programs of one kind round otherwise than those of the other
 
 
 def _module(name, *path):
@@ -110,50 +134,15 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """Where compiled programs are kept."""
-    return tmp_path_factory.mktemp("programs")
-
-
-@contextlib.contextmanager
-def _configured(**settings):
-    """JAX with some settings; yields the environment that gives a child process the same."""
-    import jax
-
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    try:
-        yield {**os.environ, **{name.upper(): str(value) for name, value in settings.items()}}
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
-def compiled_once(programs):
-    """Keeps programs on disk, for tests that compile the same ones again and again."""
-    with _configured(
-        jax_compilation_cache_dir=str(programs),
-        jax_persistent_cache_min_compile_time_secs=0.2,
-        jax_persistent_cache_min_entry_size_bytes=-1,
-    ) as environment:
-        yield environment
+def compiled_once():
+    """The environment of a child process."""
+    return {**os.environ}
 
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """Compiles in half the time what then runs at a tenth of the speed, for tests of few steps.
-
-    Its programs are dropped afterwards: they round differently, and a later test that compares a
-    run in this process with one in another would find last bits changed.
-    """
-    import jax
-
-    with _configured(jax_disable_most_optimizations=True) as environment:
-        yield environment
-    jax.clear_caches()
+    """TODO remove."""
 
 
 @pytest.fixture

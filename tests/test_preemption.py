@@ -18,11 +18,14 @@ def send(number):
 @pytest.fixture(autouse=True)
 def as_before():
     """Handlers are those of the start, whatever the test does."""
+    # A job in the background ignores interrupts, and so would everything that these tests start.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield
     after = {n: signal.getsignal(n) for n in before}
     for number, handler in before.items():
         signal.signal(number, handler)
+    signal.signal(signal.SIGINT, ignored)
     assert after == before
 
 

@@ -66,10 +66,12 @@ class Trace:
         --data texts.txt --option dictionary=runs/sae
       selfx trace activation-reading --target smollm2-135m-instruct --out traces/reading \
         --limit 10000 --option ask=here,next,lens
+      selfx trace contrast-patching --target smollm2-135m-instruct --out traces/contrast
     """
 
     task: Annotated[str, tyro.conf.Positional]
-    """activation-patching, input-ablation, feature-description or activation-reading."""
+    """activation-patching, input-ablation, feature-description, activation-reading, or
+    contrast-patching: activation patching whose outcomes text cannot tell."""
     target: Model
     """The model to experiment on."""
     out: Path

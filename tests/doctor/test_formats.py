@@ -126,6 +126,7 @@ def test_transformers_in_torch_from_a_gguf_file(tmp_path):
     assert [check.outcome for check in report.checks] == ["passed", "passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_smollm2(smollm2):
     """A real model in a quantised file: every check, none skipped."""

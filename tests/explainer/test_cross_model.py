@@ -108,6 +108,7 @@ def test_vectors_of_the_explainers_own_width_are_not_what_it_reads(run, explaine
         check_vectors(planted(2, width=16), load_explainer(run, explainer))
 
 
+@pytest.mark.slow
 def test_a_run_started_from_it_keeps_its_projection(run, explainer, trace, tmp_path):
     changes = {"trains": ("lora",), "projection": "", "start": str(run), "epochs": 1.0}
     fit(explainer, [trace], tmp_path / "next", Training(**(vars(SETTINGS) | changes)))

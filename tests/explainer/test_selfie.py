@@ -10,7 +10,7 @@ from selfx.explainer.training import Training
 from selfx.models.decoder import forward
 
 
-@pytest.fixture(scope="module", params=["plain", "chat"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("chat", marks=pytest.mark.slow)])
 def asked(tiny_lm, request):
     return untrained(tiny_lm, Training(style=request.param))
 

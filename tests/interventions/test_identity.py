@@ -19,7 +19,9 @@ def tokens():
     return np.random.default_rng(31).integers(6, 262, (2, LENGTH))
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(
+    scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def model(request):
     return tiny_model(tiny_config(n_layers=3), dtype=jnp.dtype(request.param))
 

@@ -8,6 +8,7 @@ import pytest
 
 from selfx.errors import SelfxError
 from selfx.interventions import pairs as P
+from selfx.interventions import sources as S
 from selfx.interventions.pairs import Pair, check_pairs, read_pairs, run_pairs, write_results
 
 
@@ -115,15 +116,15 @@ def test_a_text_patched_with_itself_stays(tiny, compiled_once):
 def test_distinct_texts_run_once(tiny, monkeypatch, compiled_once):
     """Of 32 pairs on 4 bases and 2 sources, 4 rows and 2 rows run in full."""
     seen = {"begin": [], "_read": []}
-    for name in seen:
-        real = getattr(P, name)
+    for name, where in (("begin", P), ("_read", S)):
+        real = getattr(where, name)
 
         def count(model, tokens, mask, *rest, real=real, name=name):
             texts = zip(tokens, mask, strict=True)
             seen[name].append(len({tuple(row[keep]) for row, keep in texts}))
             return real(model, tokens, mask, *rest)
 
-        monkeypatch.setattr(P, name, count)
+        monkeypatch.setattr(where, name, count)
     bases = [tuple(range(b, b + 12)) for b in range(4)]
     sources = [tuple(range(s, s + 12)) for s in (50, 60)]
     run_pairs(

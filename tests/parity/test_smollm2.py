@@ -85,6 +85,7 @@ def test_a_patched_run(smollm2, numpy_llama, weights, run):
     assert_close(captures["resid_post"][-1], want.sites["resid_post"][-1], "resid_post")
 
 
+@pytest.mark.slow
 def test_greedy_continuation(smollm2, numpy_llama, weights):
     tokens = smollm2.tokenizer.encode(TEXTS[0])
     got = generate(smollm2.model, np.asarray([tokens]), max_new_tokens=8).tokens[0].tolist()
