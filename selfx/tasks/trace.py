@@ -40,10 +40,10 @@ class Task:
 
 TASKS = {
     PATCHING: Task(trace_patching, Patching, own.facts_path),
-    CONTRAST: Task(trace_contrast, Contrast, own.facts_path),
     ABLATION: Task(trace_ablation, Ablating, own.questions_path),
     FEATURES: Task(trace_features, Describing, own.text_path),
     READING: Task(trace_reading, Reading, own.text_path),
+    CONTRAST: Task(trace_contrast, Contrast, own.facts_path),
 }
 
 
