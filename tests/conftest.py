@@ -28,10 +28,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 def pytest_runtest_setup(item):
-    """Switches the hurry off for tests of the real model, and on again for the others."""
+    """Switches the hurry off for tests marked so, and on again for the others."""
     import jax
 
-    quick = item.get_closest_marker("model") is None
+    quick = not any(map(item.get_closest_marker, ("model", "optimised")))
     if quick != jax.config.values[QUICK.lower()]:
         os.environ[QUICK] = str(int(quick))
         jax.config.update(QUICK.lower(), quick)

@@ -107,7 +107,14 @@ def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops, 
     same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("parts and dropout", "a mixture"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("all weights", "a reader")),
+        pytest.param("patience", marks=pytest.mark.slow),
+    ],
+)
 def test_whatever_is_trained_and_however(train, data, other, tmp_path, name):
     training = dataclasses.replace(SETTINGS, **VARIANTS[name])
     more = {"folders": [data, other], "times": (0.5, 1.75)} if name == "a mixture" else {}

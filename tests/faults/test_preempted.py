@@ -79,6 +79,7 @@ def test_training_an_explainer(made, tiny_lm, tmp_path, ask_at, moment):
     check(work, tmp_path, ask_at, moment)
 
 
+@pytest.mark.slow
 def test_training_dictionaries(tiny_lm, tmp_path, ask_at, moment):
     """Also in the middle of what a line of the log is the mean of."""
     tokens = np.random.default_rng(0).integers(6, 200, (40, 16)).astype(np.int32)

@@ -11,6 +11,7 @@ from selfx.models.decoder import forward
 from selfx.models.sites import SITES
 from selfx.testing import tiny_config, tiny_model
 
+pytestmark = pytest.mark.optimised
 LENGTH, PADS = 6, 2
 
 

@@ -2,10 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from selfx.interventions.build import patch
 from selfx.models.decoder import forward
 from selfx.models.sites import sites_of
+
+pytestmark = pytest.mark.optimised
 
 
 def test_a_patch_of_what_was_there_is_no_patch(model, one_a_family):

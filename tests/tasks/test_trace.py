@@ -90,7 +90,7 @@ def test_no_subject_of_the_test_split_is_seen_in_training(patching_trace):
 def test_the_published_format(tmp_path, tiny_lm, facts_file, compiled_once, monkeypatch):
     monkeypatch.setattr(patching, "TEXTS_A_BLOCK", 8)
     monkeypatch.setattr(patching, "OVERSAMPLE", 1)
-    monkeypatch.setattr(patching, "_sayable", bool)  # this model says a control character
+    monkeypatch.setattr(patching, "sayable", bool)  # this model says a control character
     record = trace(
         "activation-patching", tiny_lm, tmp_path / "t", data=facts_file, limit=32, format="options"
     )
