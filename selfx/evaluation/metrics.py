@@ -61,6 +61,12 @@ class Outcomes:
         taken = {name: column[rows] for name, column in self.columns().items()}
         return replace(self, **taken, group=None)
 
+    def join(self, other: Outcomes) -> Outcomes:
+        """Returns these rows and then those of another, without their groups."""
+        there = other.columns()
+        both = {name: np.concatenate([own, there[name]]) for name, own in self.columns().items()}
+        return replace(self, **both, group=None)
+
 
 def score(examples: Sequence[Example], answers: Sequence[str]) -> Outcomes:
     """Returns the outcomes of the answers, one for each example, in the same order."""
@@ -119,10 +125,10 @@ def has_changed_f1_released(outcomes: Outcomes, weights: Array | None = None) ->
     """Returns `has_changed_f1` as the paper's released code counts it: unparsable answers dropped.
 
     It flatters an explainer that stays unreadable where it is unsure; use it only to compare with
-    the paper. It is 0 where no answer could be read.
+    the paper. A class that is neither true nor predicted has an F1 of 0 there, and counts.
     """
     kept = as_weights(len(outcomes), weights) * outcomes.parsed
-    return np.nan_to_num(has_changed_f1(outcomes, kept))[()]
+    return np.mean([np.nan_to_num(_f1(outcomes, label, kept)) for label in (0, 1)], axis=0)[()]
 
 
 METRICS: dict[str, Metric] = {

@@ -68,9 +68,9 @@ def _bracketed(text: str, start: int) -> str | None:
 def normalise(content: str) -> str:
     """Returns the form in which contents are compared: casefolded, stripped, one final period less.
 
-    The paper's released rule is lower-case, strip, then `strip(".")`, which removes every period at
-    both ends: it holds "." and "..." for the same output, and ".5" for "5". Here only one period
-    goes, at the end, and never the last character.
+    The paper's released rule is lower-case and strip, with no period gone but around the whole
+    answer (`selfx.evaluation.released`). Here one period goes, at the end, and never the last
+    character: "." and "..." are different outputs.
     """
     text = content.casefold().strip()
     return text.removesuffix(".").rstrip() or text

@@ -41,6 +41,10 @@ class Rows(Protocol):
         """Returns some of the rows, without their groups."""
         ...
 
+    def join(self, other: Any) -> Self:
+        """Returns these rows and then those of another, without their groups."""
+        ...
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -73,6 +77,11 @@ class Numbers:
     def take(self, rows: NDArray[np.intp]) -> Numbers:
         """Returns some of the rows, without their groups."""
         return Numbers({name: column[rows] for name, column in self.values.items()})
+
+    def join(self, other: Numbers) -> Numbers:
+        """Returns these rows and then those of another, without their groups."""
+        pairs = {name: (column, other.values[name]) for name, column in self.values.items()}
+        return Numbers({name: np.concatenate(pair) for name, pair in pairs.items()})
 
     def best(self, other: Numbers) -> Numbers:
         """Returns for each example and each score the higher of the two: what an oracle picks."""

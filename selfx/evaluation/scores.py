@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfx.errors import SelfxError
-from selfx.evaluation.controls import CONTROLS
-from selfx.evaluation.intervals import LEVEL, RESAMPLES, intervals, paired_differences
-from selfx.evaluation.kinds import PREDICTIONS, SCORES, Kind, main_explainer
+from selfx.evaluation.evidence import calibrations, lift, paired, released
+from selfx.evaluation.intervals import LEVEL, RESAMPLES, intervals
+from selfx.evaluation.kinds import CONFIDENCE, PREDICTIONS, SCORES, Kind, main_explainer
 from selfx.evaluation.rows import Rows
 from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
 from selfx.files import atomic, write_text
@@ -22,8 +22,8 @@ from selfx.files import atomic, write_text
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
 
-# Only these replace the vector and leave the text whole, so only these tell what the vector adds.
-VECTOR_CONTROLS = tuple(name for name in CONTROLS if name != "none")
+CANDIDATES = "candidates.json"
+"""What oracles had to choose from, beside the one text that the predictions show."""
 
 
 def build_scores(
@@ -38,22 +38,32 @@ def build_scores(
 ) -> dict[str, Any]:
     """Returns the content of `scores.json`: each run's metrics with intervals, and the lift.
 
-    The lift is what the vector adds: the first explainer that was also run under a vector control,
-    with its own vector, minus the best such control by the task's headline score. It is None where
-    there is none. Kinds of answers that name a column to be told apart by have the same once more
-    for each of its values, under `by_COLUMN`.
+    The lift is what the vector adds: the first explainer that was also run without its vector, with
+    it, minus the best without it by the task's headline score, be it the same explainer under a
+    control or one trained on the text alone. It is None where there is none. Kinds of answers that
+    name a column to be told apart by have the same once more for each of its values, under
+    `by_COLUMN`. `selfx.evaluation.evidence` says what else there is.
     """
     _check(examples, answered)
     how = {"resamples": resamples, "seed": seed}
-    by = scoring.kind.by
-    apart = {f"by_{by}": _apart(examples, answered, scoring, how)} if by else {}
-    return {
+    kind, rated = scoring.kind, scoring.rate(examples, answered)
+    scores = {
         "task": examples[0].task,
         "target": target,
         "n": len(examples),
-        "headline": scoring.kind.headline,
-        **_scored(examples, answered, scoring, how),
-        **apart,
+        "headline": kind.headline,
+        **_scored(kind, answered, rated, how),
+    }
+    outcomes, main = _named(answered, rated), main_explainer(scores)
+    more = {
+        f"by_{kind.by}": _apart(examples, answered, scoring, how) if kind.by else {},
+        "paired": paired(kind, outcomes, main, **how),
+        "released": released(kind, examples, answered, **how),
+        "calibration": calibrations(answered, rated, **how),
+    }
+    return {
+        **scores,
+        **{name: found for name, found in more.items() if found},
         "provenance": {"intervals": _how(resamples, seed), **(provenance or {})},
     }
 
@@ -76,6 +86,7 @@ def write_evaluation(
     own = next(run for run in answered if (run.explainer, run.control) == main)
     for name, content in scoring.attached(examples, own).items():
         write_text(Path(folder) / name, _json(content))
+    _write_candidates(Path(folder) / CANDIDATES, examples, answered)
     write_predictions(Path(folder) / PREDICTIONS, examples, answered, scoring)
     write_scores(Path(folder) / SCORES, scores)
     return scores
@@ -100,6 +111,26 @@ def write_predictions(
         pq.write_table(table, partial, compression="zstd")
 
 
+def _write_candidates(
+    path: Path, examples: Sequence[Example], answered: Sequence[Answered]
+) -> None:
+    """Writes every text of those who gave several, if there are any."""
+    ids = [example.id for example in examples]
+    rows = [
+        {
+            "explainer": run.explainer,
+            "control": run.control,
+            "texts": dict(zip(ids, zip(*run.others, strict=True), strict=True)),
+        }
+        for run in answered
+        if run.others
+    ]
+    if rows:
+        write_text(path, _json({"rows": rows}))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _check(examples: Sequence[Example], answered: Sequence[Answered]) -> None:
     if not examples:
         raise SelfxError("no examples", expected="at least one", hint="a test split with rows")
@@ -119,16 +150,16 @@ def _check(examples: Sequence[Example], answered: Sequence[Answered]) -> None:
         )
 
 
+def _named(answered: Sequence[Answered], rated: Sequence[Rows]) -> dict[tuple[str, str], Rows]:
+    names = ((run.explainer, run.control) for run in answered)
+    return dict(zip(names, rated, strict=True))
+
+
 def _scored(
-    examples: Sequence[Example],
-    answered: Sequence[Answered],
-    scoring: Scoring,
-    how: Mapping[str, int],
+    kind: Kind, answered: Sequence[Answered], rated: Sequence[Rows], how: Mapping[str, int]
 ) -> dict[str, Any]:
     """Returns each run's metrics with intervals, and the lift."""
-    kind, rated = scoring.kind, scoring.rate(examples, answered)
-    names = ((run.explainer, run.control) for run in answered)
-    outcomes = dict(zip(names, rated, strict=True))
+    outcomes = _named(answered, rated)
     rows = [
         {
             "explainer": explainer,
@@ -137,7 +168,7 @@ def _scored(
         }
         for (explainer, control), result in outcomes.items()
     ]
-    return {"rows": rows, "lift": _lift(kind, outcomes, **how)}
+    return {"rows": rows, "lift": lift(kind, outcomes, **how)}
 
 
 def _apart(
@@ -150,41 +181,22 @@ def _apart(
     parts: dict[str, list[int]] = {}
     for row, example in enumerate(examples):
         parts.setdefault(str(example.details[scoring.kind.by]), []).append(row)
-    return {
-        name: {
-            "n": len(rows),
-            **_scored(
-                [examples[row] for row in rows],
-                [_some(run, rows) for run in answered],
-                scoring,
-                how,
-            ),
-        }
-        for name, rows in sorted(parts.items())
-    }
+    scored: dict[str, Any] = {}
+    for name, rows in sorted(parts.items()):
+        runs = [_some(run, rows) for run in answered]
+        rated = scoring.rate([examples[row] for row in rows], runs)
+        scored[name] = {"n": len(rows), **_scored(scoring.kind, runs, rated, how)}
+    return scored
 
 
 def _some(run: Answered, rows: Sequence[int]) -> Answered:
     """Returns some of a run's answers."""
     some = [[answers[row] for row in rows] for answers in (run.answers, *run.others)]
-    return dataclasses.replace(run, answers=some[0], others=tuple(some[1:]))
+    return dataclasses.replace(run, answers=some[0], others=tuple(some[1:]), sure=None)
 
 
 def _how(resamples: int, seed: int) -> dict[str, Any]:
     return {"level": LEVEL, "clustered_by": "group", "resamples": resamples, "seed": seed}
-
-
-def _lift(
-    kind: Kind, outcomes: Mapping[tuple[str, str], Rows], *, resamples: int, seed: int
-) -> dict[str, Any] | None:
-    for explainer, control in outcomes:
-        controls = [name for name in VECTOR_CONTROLS if (explainer, name) in outcomes]
-        if control == "none" and controls:
-            best = max(controls, key=lambda name: kind.headline_of(outcomes[explainer, name]))
-            own, without = outcomes[explainer, "none"], outcomes[explainer, best]
-            metrics = paired_differences(own, without, kind.metrics, resamples=resamples, seed=seed)
-            return {"explainer": explainer, "control": best, "metrics": metrics}
-    return None
 
 
 def _rows(
@@ -192,7 +204,8 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     own = scoring.columns(examples, answered)
     for run in answered:
-        for example, prediction in zip(examples, run.answers, strict=True):
+        sure = [None] * len(examples) if run.sure is None else map(float, run.sure.confidence)
+        for example, prediction, confidence in zip(examples, run.answers, sure, strict=True):
             row = {
                 "id": example.id,
                 "explainer": run.explainer,
@@ -202,6 +215,7 @@ def _rows(
                 "prediction": prediction,
                 "group": example.group,
                 "cell": example.cell,
+                CONFIDENCE: confidence,
                 **next(own),
             }
             yield {key: _encodable(v) if isinstance(v, str) else v for key, v in row.items()}

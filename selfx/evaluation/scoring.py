@@ -7,14 +7,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import numpy as np
+
 from selfx.evaluation.kinds import VERDICTS, Kind
 from selfx.evaluation.metrics import score
 from selfx.evaluation.parsing import parse
-from selfx.evaluation.rows import Rows
+from selfx.evaluation.rows import Array, Rows
 
 if TYPE_CHECKING:
     from selfx.evaluation.metrics import Outcomes
     from selfx.tasks.example import Example
+
+
+@dataclass(frozen=True)
+class Sure:
+    """How sure an explainer was of its answers.
+
+    Attributes:
+        confidence: `[n]` the probability that it gave each of them.
+        scaled: the same made better by each method that was fitted on other examples, by name.
+        fitted: what came of the fits, and what they were fitted on.
+    """
+
+    confidence: Array
+    scaled: Mapping[str, Array] = field(default_factory=dict)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,7 @@ class Answered:
         others: Further such lists. Each score is then that of the best text for it, example by
             example: an oracle.
         note: What else to keep of it.
+        sure: How sure it was of each, where that was measured.
     """
 
     explainer: str
@@ -35,6 +53,7 @@ class Answered:
     answers: Sequence[str]
     others: tuple[Sequence[str], ...] = ()
     note: Mapping[str, Any] = field(default_factory=dict)
+    sure: Sure | None = None
 
 
 class Scoring(Protocol):
@@ -66,6 +85,12 @@ class Scoring(Protocol):
     def attached(self, examples: Sequence[Example], run: Answered) -> dict[str, Any]:
         """Returns further files for the report, by name, given the explainer's own answers."""
         ...
+
+
+def is_right(rows: Rows) -> Array:
+    """Returns `[n]` 1 for answers that are all right, else 0, as exact match has it."""
+    columns = rows.columns()
+    return np.asarray(columns.get("exact", columns.get("exact_match")), np.float64)
 
 
 class Verdicts:

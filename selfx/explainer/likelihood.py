@@ -47,6 +47,27 @@ def log_probabilities(
       SelfxError: texts of another number than examples, vectors of another width, or more tokens
         than the explainer reads.
     """
+    found, counts = at_temperatures(
+        explainer, examples, texts, vectors, (1.0,), batch_size=batch_size, report=report
+    )
+    return found[:, 0], counts
+
+
+def at_temperatures(
+    explainer: Explainer,
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    vectors: np.ndarray | None,
+    temperatures: Sequence[float],
+    *,
+    batch_size: int = 8,
+    report: Report = silent,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Float64 `[n, c]`, what `log_probabilities` has, once for each of `c` temperatures, by which
+    all logits are divided; and int `[n]`, how many tokens that is.
+
+    One pass serves them all.
+    """
     if len(texts) != len(examples):
         raise SelfxError(
             f"{len(texts)} texts for {len(examples)} questions", expected="one for each"
@@ -60,12 +81,13 @@ def log_probabilities(
     ]
     check_room(max(map(len, rows), default=0), explainer.base.config)
     width, room = explainer.origin.width, vectors.shape[1]
-    found = np.zeros(len(rows))
+    found = np.zeros((len(rows), len(temperatures)))
+    divisors = np.asarray(temperatures, np.float32)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         batch = collate([rows[index] for index in part], batch_size, width, room)
-        found[part] = np.asarray(_sums(explainer, batch), np.float64)[: len(part)]
+        found[part] = np.asarray(_sums(explainer, batch, divisors), np.float64)[: len(part)]
         report(start + len(part), len(order), "answers weighed")
     return found, np.array([len(each.answer) for each in rows], int)
 
@@ -77,16 +99,22 @@ def _row(explainer: Explainer, example: Example, text: str, vectors: np.ndarray)
     return dataclasses.replace(made, vectors=held)
 
 
-def _sums(explainer: Explainer, batch: Batch) -> jax.Array:
+def _sums(explainer: Explainer, batch: Batch, temperatures: np.ndarray) -> jax.Array:
     how = How(explainer.training.way, explainer.origin.layers)
     frozen = Frozen(explainer.model, explainer.reader)
-    return _summed(Trained(lora=explainer.lora), frozen, batch, how=how)
+    return _summed(Trained(lora=explainer.lora), frozen, batch, temperatures, how=how)
 
 
 @functools.partial(jax.jit, static_argnames="how")
-def _summed(trained: Trained, frozen: Frozen, batch: Batch, *, how: How) -> jax.Array:
-    """float32 `[b]`: the summed log-probability of each row's answer."""
-    logits = answer_logits(trained, frozen, batch, how)
-    said = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    each = jnp.take_along_axis(said, batch.answers[..., None], axis=-1)[..., 0]
-    return jnp.where(batch.weights > 0, each, 0).sum(axis=1)
+def _summed(
+    trained: Trained, frozen: Frozen, batch: Batch, temperatures: jax.Array, *, how: How
+) -> jax.Array:
+    """float32 `[b, c]`: the summed log-probability of each row's answer at each temperature."""
+    logits = answer_logits(trained, frozen, batch, how).astype(jnp.float32)
+
+    def at(temperature: jax.Array) -> jax.Array:
+        said = jax.nn.log_softmax(logits / temperature, axis=-1)
+        each = jnp.take_along_axis(said, batch.answers[..., None], axis=-1)[..., 0]
+        return jnp.where(batch.weights > 0, each, 0).sum(axis=1)
+
+    return jax.lax.map(at, temperatures).T  # one at a time: the vocabulary is wide

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.evaluation.intervals import interval, intervals, paired_difference, paired_differences
+from selfx.evaluation.intervals import (
+    interval,
+    intervals,
+    paired_difference,
+    paired_differences,
+    resample,
+    summary,
+)
 from selfx.evaluation.metrics import METRICS, Outcomes, exact_match, has_changed_f1
 from selfx.evaluation.rows import Numbers, mean_of
 
@@ -17,9 +24,9 @@ def outcomes(hits, group=None):
     return Outcomes(gold, pred, hits, hits, np.ones(len(hits), bool), group)
 
 
-def clustered(rng, groups=80, size=5):
-    """Hits whose rate is drawn anew for each group; the true share is one half."""
-    rates = rng.choice([0.1, 0.9], groups)
+def clustered(rng, groups=80, size=5, rates=(0.1, 0.9)):
+    """Hits whose rate is drawn anew for each group; the true share is the mean of the rates."""
+    rates = rng.choice(rates, groups)
     return outcomes(
         rng.random((groups, size)).ravel() < np.repeat(rates, size),
         np.repeat(np.arange(groups), size),
@@ -74,17 +81,39 @@ def test_every_metric_equals_a_bootstrap_by_hand():
         assert got[name]["high"] == pytest.approx(high, abs=0.01)
 
 
-def test_covers_the_truth_as_often_as_it_says():
+def held(data, truth, seed):
+    """Whether the interval holds the truth, and whether a plain percentile interval does."""
+    drawn = resample([data], 400, seed)
+    scores = exact_match(drawn.rows[0], drawn.weights)
+    plain = np.quantile(scores[1:], [0.025, 0.975])
+    got = summary(scores, drawn.groups)
+    return got["low"] <= truth <= got["high"], plain[0] <= truth <= plain[1]
+
+
+@pytest.mark.parametrize("groups", [20, 40, 80])
+def test_holds_the_truth_in_93_to_97_cases_of_100(groups):
+    """Clusters whose rates differ, of five answers each; rare successes too."""
+    rng = np.random.default_rng(groups)
+    rates, trials = (0.05, 0.2, 0.8), 1200
+    covers = [
+        held(clustered(rng, groups, rates=rates), np.mean(rates), trial)[0]
+        for trial in range(trials)
+    ]
+    assert 0.93 <= np.mean(covers) <= 0.97
+
+
+def test_with_few_clusters_it_still_nearly_does_where_percentiles_do_not():
     rng = np.random.default_rng(0)
-    inside = naive = 0
-    for trial in range(250):
-        data = clustered(rng)
-        got = interval(exact_match, data, resamples=300, seed=trial)
-        ungrouped = interval(exact_match, outcomes(data.exact), resamples=300, seed=trial)
-        inside += got["low"] <= 0.5 <= got["high"]
-        naive += ungrouped["low"] <= 0.5 <= ungrouped["high"]
-    assert 0.91 <= inside / 250 <= 0.98
-    assert naive / 250 < 0.85  # what clustering is for
+    ours, plain = np.mean([held(clustered(rng, 8), 0.5, t) for t in range(800)], axis=0)
+    assert 0.92 <= ours <= 0.98
+    assert plain < 0.92
+
+
+def test_without_clusters_it_would_be_far_too_sure():
+    rng = np.random.default_rng(0)
+    data = [clustered(rng) for _ in range(250)]
+    naive = [held(outcomes(each.exact), 0.5, trial)[0] for trial, each in enumerate(data)]
+    assert np.mean(naive) < 0.85
 
 
 def test_the_same_seed_gives_the_same_interval():

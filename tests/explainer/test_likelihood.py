@@ -11,7 +11,7 @@ from selfx.errors import SelfxError
 from selfx.explainer import lora
 from selfx.explainer.answer import answer, injected, untrained
 from selfx.explainer.batches import Plan
-from selfx.explainer.likelihood import log_probabilities
+from selfx.explainer.likelihood import at_temperatures, log_probabilities
 from selfx.explainer.lora import Lora
 from selfx.explainer.optimization import Optimization
 from selfx.explainer.reader import Reader
@@ -91,7 +91,7 @@ def last_logits(model, tokens, length, edits, lora):
     return forward(model, tokens, mask=mask, edits=edits, lora=lora, logits_at=at).logits[0, 0]
 
 
-def by_hand(explainer, example, text, edits_of):
+def by_hand(explainer, example, text, edits_of, temperature=1.0):
     """The sum over the answer's tokens, each asked for by itself after those before it."""
     prompt = explainer.prompter.prompt(example)
     opens = explainer.prompter.style == "plain" and example.openings
@@ -102,7 +102,7 @@ def by_hand(explainer, example, text, edits_of):
         edits = edits_of(explainer, prompt, example)
         padded = np.array([ids + [0] * (WIDTH - len(ids))])
         logits = last_logits(explainer.model, padded, len(ids), edits, explainer.lora)
-        total += log_softmax(logits)[token]
+        total += log_softmax(np.asarray(logits, np.float64) / temperature)[token]
         ids.append(token)
     return total, len(tokens)
 
@@ -148,6 +148,18 @@ def test_it_is_so_with_a_reader_and_adapters_beside_after_a_layer(explainer, exa
     np.testing.assert_allclose(log_probabilities(merged, examples, TEXTS)[0], beside, rtol=5e-5)
     for each, text, total in zip(examples, TEXTS, beside, strict=True):
         np.testing.assert_allclose(total, by_hand(who, each, text, as_asked)[0], rtol=5e-5)
+
+
+def test_temperatures_divide_the_logits(explainer, examples):
+    """All in one pass; at 1 it is the probability itself."""
+    who, temperatures = explainer(), (0.5, 1.0, 3.0)
+    found, counts = at_temperatures(who, examples, TEXTS, None, temperatures)
+    sums, same = log_probabilities(who, examples, TEXTS)
+    np.testing.assert_allclose(found[:, 1], sums, rtol=1e-6)
+    assert (counts == same).all()
+    for each, text, row in zip(examples, TEXTS, found, strict=True):
+        expected = [by_hand(who, each, text, embedded, t)[0] for t in temperatures]
+        np.testing.assert_allclose(row, expected, rtol=5e-5)
 
 
 @pytest.mark.parametrize("size", [2, 32])
