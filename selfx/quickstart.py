@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from selfx.data import text_path
+from selfx.evaluation.kinds import DESCRIPTIONS
 from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
@@ -27,6 +28,16 @@ from selfx.tasks.trace import trace
 from selfx.weights.load import LanguageModel, load
 
 MODEL = "smollm2-135m-instruct"
+QUICK = ("zero", "shuffled", "rotated")
+"""Of the controls, each of which asks all questions again, those that say most."""
+PLAIN = (
+    "untrained",
+    "majority",
+    "majority-per-cell",
+    "majority-verdict-per-cell",
+    "nearest-text",
+)
+"""Of the baselines of verdicts, those that cost little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +64,7 @@ LESSONS = (
         training=Training(
             epochs=2, batch_size=16, style="plain", optimization=Optimization(1e-3, "linear", 5)
         ),
-        evaluation=Evaluation(limit=96, max_new_tokens=24),
+        evaluation=Evaluation(QUICK, (*PLAIN, "nearest-vector", "probe"), 96, 24),
     ),
     Lesson(
         "input-ablation",
@@ -63,7 +74,7 @@ LESSONS = (
         training=Training(
             epochs=2, batch_size=8, style="chat", optimization=Optimization(1e-3, "linear", 5)
         ),
-        evaluation=Evaluation(limit=70, max_new_tokens=24),
+        evaluation=Evaluation(QUICK, PLAIN, 70, 24),
     ),
     Lesson(
         "feature-description",
@@ -79,7 +90,9 @@ LESSONS = (
             injection="add",
             optimization=Optimization(1e-3, "linear", 5),
         ),
-        evaluation=Evaluation(limit=48, max_new_tokens=48),
+        evaluation=Evaluation(
+            QUICK, tuple(name for name in DESCRIPTIONS.baselines if name != "few-shot"), 48, 48
+        ),
         dictionary=SaeTraining(
             layers=(8,),
             widths=(1024,),

@@ -150,4 +150,5 @@ def _differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
         keys = sorted({*old, *new})
         nested = (_differences(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys)
         return [difference for several in nested for difference in several]
-    return [] if old == new else [(name, old, new)]
+    later = old is None and new is False  # a switch that an earlier version had not, and off
+    return [] if old == new or later else [(name, old, new)]

@@ -46,6 +46,9 @@ class Train:
     """The layer after which add and overwrite act; -1 is the one that each vector is from."""
     latest: int = -1
     """With --at -1, the last layer that a vector may go in after: later ones go in there."""
+    blind: bool = False
+    """Zeros in place of every vector: an explainer that learns from the text alone, to be named by
+    selfx evaluate --text-only."""
     epochs: float = 3.0
     """Passes over the data."""
     batch_size: int = 16
@@ -144,6 +147,8 @@ class Evaluate:
     For example:
       selfx evaluate --data traces/patching --explainer runs/patching --out scores/patching
       selfx evaluate --data traces/patching --explainer smollm2-135m-instruct --out scores/untrained
+      selfx evaluate --data traces/patching --explainer runs/patching --text-only runs/blind \
+        --other-vectors models/sibling --out scores/patching
     """
 
     data: Path
@@ -153,11 +158,21 @@ class Evaluate:
     out: Path
     """The evaluation folder."""
     controls: tuple[str, ...] | None = None
-    """What the vector is replaced by: zero, shuffled, rotated; none given runs all."""
+    """What is taken away: zero, shuffled, rotated for the vector; no-vector, no-text, no-layer,
+    no-token, no-hint, no-question out of the question. None given runs all that change anything;
+    each asks all questions again."""
+    text_only: str = ""
+    """A run that was trained with --blind: what the text alone teaches."""
+    other_vectors: str = ""
+    """A model that reads the same texts, and whose vectors at the same places are given too."""
+    other_projection: str = ""
+    """The folder of a fitted projection from its width to the target's; none draws one."""
     baselines: tuple[str, ...] | None = None
     """What it is compared with; none given runs all that fit the task. For verdicts: untrained,
-    majority, majority-per-cell, majority-verdict-per-cell; for descriptions: untrained, majority,
-    nearest-cosine, nearest-dot, selfie, selfie-oracle, logit-lens, gold."""
+    few-shot, selfie, majority, majority-per-cell, majority-verdict-per-cell, nearest-vector,
+    nearest-text, probe; for words: the same without majority-verdict-per-cell, majority-per-ask,
+    logit-lens; for descriptions: untrained, few-shot, majority, nearest-cosine, nearest-dot,
+    selfie, selfie-oracle, logit-lens, gold."""
     limit: int = 0
     """Ask this many test questions; 0 asks all."""
     max_new_tokens: int = 0
@@ -175,12 +190,12 @@ class Evaluate:
 
     def run(self) -> dict[str, Any]:
         """What scores.json holds."""
-        from selfx.evaluation.controls import CONTROLS
+        from selfx.evaluation.controls import ALL
         from selfx.evaluation.run import Evaluation, evaluate
         from selfx.progress import progress
 
         settings = Evaluation(
-            controls=tuple(CONTROLS) if self.controls is None else self.controls,
+            controls=ALL if self.controls is None else self.controls,
             baselines=self.baselines,
             limit=self.limit,
             max_new_tokens=self.max_new_tokens,
@@ -188,6 +203,9 @@ class Evaluate:
             seed=self.seed,
             simulator=self.simulator,
             other_target=self.other_target,
+            text_only=self.text_only,
+            other_vectors=self.other_vectors,
+            other_projection=self.other_projection,
         )
         settings.check()
         explainer = _explainer(self.explainer)

@@ -1,6 +1,7 @@
 """How far an explainer's answers can be trusted: scores with intervals, beside their controls."""
 
 from selfx.evaluation.baselines import BASELINES, get_baseline, majority, majority_per_cell
+from selfx.evaluation.calibration import CALIBRATION, calibrated, calibration_of
 from selfx.evaluation.controls import CONTROLS, get_control
 from selfx.evaluation.intervals import (
     Interval,
@@ -11,7 +12,10 @@ from selfx.evaluation.intervals import (
 )
 from selfx.evaluation.kinds import DESCRIPTIONS, VERDICTS, WORDS, Kind, Measure, kind_of
 from selfx.evaluation.metrics import METRICS, Outcomes, score
+from selfx.evaluation.paired import PairedTest, mcnemar, swap_test
 from selfx.evaluation.parsing import Parsed, normalise, parse
+from selfx.evaluation.power import smallest_difference, smallest_differences
+from selfx.evaluation.released import RELEASED, score_released
 from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.rows import Numbers, Rows, mean_of
 from selfx.evaluation.scores import (
@@ -21,13 +25,17 @@ from selfx.evaluation.scores import (
     write_scores,
 )
 from selfx.evaluation.scoring import Answered, Scoring, Verdicts
+from selfx.evaluation.seeds import over_seeds
+from selfx.evaluation.simulatability import simulatability_of, simulated
 from selfx.evaluation.word_answers import WordAnswers
 
 __all__ = [
     "BASELINES",
+    "CALIBRATION",
     "CONTROLS",
     "DESCRIPTIONS",
     "METRICS",
+    "RELEASED",
     "VERDICTS",
     "WORDS",
     "Answered",
@@ -36,12 +44,15 @@ __all__ = [
     "Measure",
     "Numbers",
     "Outcomes",
+    "PairedTest",
     "Parsed",
     "Rows",
     "Scoring",
     "Verdicts",
     "WordAnswers",
     "build_scores",
+    "calibrated",
+    "calibration_of",
     "get_baseline",
     "get_control",
     "interval",
@@ -50,12 +61,20 @@ __all__ = [
     "load_evaluation",
     "majority",
     "majority_per_cell",
+    "mcnemar",
     "mean_of",
     "normalise",
+    "over_seeds",
     "paired_difference",
     "paired_differences",
     "parse",
     "score",
+    "score_released",
+    "simulatability_of",
+    "simulated",
+    "smallest_difference",
+    "smallest_differences",
+    "swap_test",
     "write_evaluation",
     "write_predictions",
     "write_report",

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selfx.evaluation.controls import get_control
+from selfx.evaluation.controls import OTHER_MODEL, TEXT_ONLY, changed
+from selfx.evaluation.few_shot import SHOTS, first_line, with_shots
 from selfx.evaluation.kept import Keep
 from selfx.evaluation.scoring import Answered
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
+from selfx.explainer.likelihood import at_temperatures
 from selfx.explainer.reader import Reader
 from selfx.explainer.run import Run
 from selfx.explainer.selfie import selfie
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from selfx.evaluation.run import Evaluation
 
 UNTRAINED = "untrained"
+FEW_SHOT = "few-shot"
+AT_ONCE = 8
+"""Answers weighed at once, at most: each of their tokens has a score for the whole vocabulary."""
 
 
 class Asked:
@@ -61,15 +66,48 @@ class Asked:
         none = np.zeros(self.explainer.origin.width, np.float32)
         return np.stack([none if e.vector is None else e.vector for e in self.test])
 
-    def under(self, control: str) -> Answered:
-        """The explainer's answers, its vectors replaced as the control says."""
-        groups = [example.group for example in self.test]
-        vectors = get_control(control)(self.vectors, seed=self.settings.seed, groups=groups)
-        return Answered(self.explainer.name, control, self._ask(self.explainer, vectors, control))
+    def under(self, control: str) -> Answered | None:
+        """The explainer's answers, its examples changed as the control says; None where it changes
+        none of them."""
+        examples = self.test
+        if control != "none":
+            fewer = changed(control, self.test, seed=self.settings.seed)
+            if fewer is None:
+                return None
+            examples = fewer
+        return Answered(self.explainer.name, control, self._ask(self.explainer, examples, control))
+
+    def given(self, examples: Sequence[Example]) -> Answered:
+        """The explainer's answers about the vectors of another model."""
+        said = self._ask(self.explainer, examples, OTHER_MODEL)
+        return Answered(self.explainer.name, OTHER_MODEL, said)
+
+    def text_only(self, blind: Explainer) -> Answered:
+        """The answers of an explainer that was trained without vectors."""
+        return Answered(self.explainer.name, TEXT_ONLY, self._ask(blind, self.test, TEXT_ONLY))
 
     def untrained(self) -> Answered:
         """The answers of the model before training."""
-        return Answered(UNTRAINED, "none", self._ask(self.plain, self.vectors, UNTRAINED))
+        return Answered(UNTRAINED, "none", self._ask(self.plain, self.test, UNTRAINED))
+
+    def few_shot(self, train: Sequence[Example]) -> Answered:
+        """The answers of the model before training, after as many true ones as it has room for."""
+        plain, room = self.plain, self.explainer.base.config.max_positions
+        for shots in range(SHOTS, -1, -1):
+            asked = with_shots(train, self.test, shots, seed=self.settings.seed)
+            longest = max(len(plain.prompter.prompt(example).ids) for example in asked)
+            if longest + self.settings.max_new_tokens <= room:
+                break
+        said = [first_line(answer) for answer in self._ask(plain, asked, FEW_SHOT)]
+        return Answered(FEW_SHOT, "none", said, note={"shots": shots})
+
+    def marked(self, examples: Sequence[Example], scale: float) -> list[str]:
+        """What the model before training answers, vectors as markers so many embeddings long."""
+        plain = self.plain
+        training = dataclasses.replace(
+            plain.training, injection="marker", strength=scale, blind=False
+        )
+        return self._ask(dataclasses.replace(plain, training=training), examples, "selfie")
 
     def selfie(self, vectors: np.ndarray, scale: float) -> list[str]:
         """What the model before training says of vectors at that length in SelfIE's prompt."""
@@ -81,31 +119,70 @@ class Asked:
 
         return self.keep("selfie", self._key(plain, vectors, f"SelfIE at {scale!r}"), ask)
 
+    def said(self, examples: Sequence[Example], label: str) -> list[str]:
+        """The explainer's answers to other questions."""
+        return self._ask(self.explainer, examples, label)
+
+    def weighed(
+        self,
+        examples: Sequence[Example],
+        texts: Sequence[str],
+        temperatures: Sequence[float],
+        label: str,
+    ) -> np.ndarray:
+        """float64 `[n, c]`: log-probabilities of answers at each temperature."""
+        vectors = own_vectors(examples, self.explainer.origin.width)
+
+        def weigh() -> list[list[float]]:
+            found, _ = at_temperatures(
+                self.explainer,
+                examples,
+                texts,
+                vectors,
+                temperatures,
+                batch_size=min(AT_ONCE, self.settings.batch_size),
+                report=self.report,
+            )
+            return found.tolist()
+
+        more = (repr(list(texts)), repr(list(temperatures)))
+        key = self._key(self.explainer, vectors, *more, examples=examples)
+        return np.array(self.keep(f"weighed {label}", key, weigh))
+
     def digest(self, train: Sequence[Example]) -> str:
         """Changes with the adapter and with what the examples ask, hold and have for an answer."""
         truth = [(e.answer, e.changed, e.cell) for e in (*train, *self.test)]
         return self._key(self.explainer, self.vectors, repr(truth))
 
-    def _ask(self, explainer: Explainer, vectors: np.ndarray, label: str) -> list[str]:
+    def _ask(self, explainer: Explainer, examples: Sequence[Example], label: str) -> list[str]:
+        vectors = own_vectors(examples, explainer.origin.width)
+
         def ask() -> list[str]:
             return answer(
                 explainer,
-                self.test,
+                examples,
                 vectors,
                 max_new_tokens=self.settings.max_new_tokens,
                 batch_size=self.settings.batch_size,
                 report=lambda done, total, note: self.report(done, total, f"{label} {note}"),
             )
 
-        return self.keep(label, self._key(explainer, vectors), ask)
+        return self.keep(label, self._key(explainer, vectors, examples=examples), ask)
 
-    def _key(self, explainer: Explainer, vectors: np.ndarray, *more: str) -> str:
+    def _key(
+        self,
+        explainer: Explainer,
+        vectors: np.ndarray,
+        *more: str,
+        examples: Sequence[Example] | None = None,
+    ) -> str:
         """A name that changes with anything that could change the answers."""
+        examples = self.test if examples is None else examples
         parts = (
             explainer.base.hash,
             repr(explainer.training),
             repr(self.settings.max_new_tokens),
-            *(f"{example.id} {example.question}" for example in self.test),
+            *(f"{e.id} {e.question} {e.openings[:1]} {e.layers}" for e in examples),
             *more,
         )
         whole = hashlib.sha256("\n".join(parts).encode())

@@ -1,21 +1,31 @@
-"""What the explainer is fed in place of its vector, to see what the vector is worth.
+"""What the explainer is asked in place of its own question, to see what each input is worth.
 
-Each control takes the vectors `[n, m, d]` of all examples, `m` for each, and returns as many of the
+A control changes examples, all at once: their vectors (`CONTROLS`), or what their questions tell
+(`WITHHELD`). Those of vectors take `[n, m, d]`, `m` for each example, and return as many of the
 same shape and dtype. All share one signature, `(vectors, *, seed, groups)`, and are functions of
 the seed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfx.errors import SelfxError
+from selfx.tasks.withheld import withheld
+
+if TYPE_CHECKING:
+    from selfx.tasks.example import Example
 
 Vectors = NDArray[Any]
+OTHER_MODEL = "other-model"
+"""The control for which a second model must be named: its vector at the same place."""
+TEXT_ONLY = "text-only"
+"""The control for which a second run must be named: one trained without vectors answers."""
 
 
 class Control(Protocol):
@@ -66,13 +76,81 @@ CONTROLS: dict[str, Control] = {
     "shuffled": shuffled,
     "rotated": rotated,
 }
+"""The controls that change vectors."""
+
+WITHHELD: dict[str, str] = {
+    "no-vector": "vector",
+    "no-text": "text",
+    "no-layer": "layer",
+    "no-token": "token",
+    "no-hint": "hint",
+    "no-question": "question",
+}
+"""The controls that leave a part of the question out."""
+
+ALL = (*CONTROLS, *WITHHELD)
+"""Every control that needs nothing but the examples; those run that change a task's questions."""
+
+WITHOUT_VECTOR = ("zero", "shuffled", "rotated", "no-vector", TEXT_ONLY)
+"""The controls that leave the text whole and take the own vector away: they tell what it adds."""
+
+_NAMED = {
+    OTHER_MODEL: "name the model: --other-vectors MODEL",
+    TEXT_ONLY: "name the run: --text-only RUN",
+}
 
 
 def get_control(name: str) -> Control:
-    """Returns the control of that name."""
+    """Returns the control of vectors of that name."""
     if name not in CONTROLS:
         raise SelfxError(f"control {name!r}", expected=f"one of {', '.join(CONTROLS)}")
     return CONTROLS[name]
+
+
+def check_control(name: str) -> None:
+    """Raises SelfxError where there is no such control."""
+    if name not in ALL:
+        raise SelfxError(
+            f"control {name!r}",
+            expected=f"one of {', '.join(ALL)}",
+            hint=_NAMED.get(name, ""),
+        )
+
+
+def changed(name: str, examples: Sequence[Example], *, seed: int = 0) -> list[Example] | None:
+    """Returns the examples under a control, or None where it would leave all of them as they are.
+
+    Where it changes some, the others stay: a question that quotes no text loses none.
+    """
+    check_control(name)
+    if name in WITHHELD:
+        fewer = [withheld(example, WITHHELD[name]) for example in examples]
+        same = all(new is old for new, old in zip(fewer, examples, strict=True))
+        return None if same else fewer
+    if all(example.vectors is None for example in examples):
+        return None
+    groups = [example.group for example in examples]
+    return with_vectors(examples, CONTROLS[name](stacked(examples), seed=seed, groups=groups))
+
+
+def stacked(examples: Sequence[Example]) -> Vectors:
+    """Returns float32 `[n, m, d]`: all vectors, zeros where an example has fewer than others."""
+    held = [(row, e.vectors) for row, e in enumerate(examples) if e.vectors is not None]
+    most = max(len(vectors) for _, vectors in held)
+    whole = np.zeros((len(examples), most, held[0][1].shape[1]), np.float32)
+    for row, vectors in held:
+        whole[row, : len(vectors)] = vectors
+    return whole
+
+
+def with_vectors(examples: Sequence[Example], vectors: Vectors) -> list[Example]:
+    """Returns the examples with `[n, m, d]` for vectors, each as many as it had."""
+    return [
+        example
+        if example.vectors is None
+        else dataclasses.replace(example, vectors=own[: len(example.vectors)])
+        for example, own in zip(examples, vectors, strict=True)
+    ]
 
 
 def random_orthogonal(d: int, *, seed: int = 0) -> NDArray[np.float64]:

@@ -19,8 +19,22 @@ from selfx.evaluation.rows import Metric, Rows, mean_of
 from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 
 SCORES = "scores.json"
+CONFIDENCE = "confidence"
+"""The column of predictions that is empty where confidence was not measured, and absent from
+evaluations that are older than it."""
 PREDICTIONS = "predictions.parquet"
 EXAMPLES = "examples.json"
+
+READING_VECTORS = (
+    "selfie",
+    "selfie-oracle",
+    "logit-lens",
+    "nearest-vector",
+    "nearest-cosine",
+    "nearest-dot",
+    "probe",
+)
+"""The baselines that go by vectors alone."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +91,25 @@ class Kind:
         """Returns the headline score of one explainer's rows."""
         return float(self.measures[self.headline].metric(rows, None))
 
-    def fitting(self, baselines: tuple[str, ...] | None) -> tuple[str, ...]:
+    def fitting(self, baselines: tuple[str, ...] | None, reads: bool = True) -> tuple[str, ...]:
         """Returns the baselines asked for, all that fit where none are named.
 
+        Args:
+            baselines: their names.
+            reads: whether there are vectors, without which some have nothing to go by.
+
         Raises:
-            SelfxError: one is of another kind.
+            SelfxError: one is of another kind, or needs vectors.
         """
+        fit = [name for name in self.baselines if reads or name not in READING_VECTORS]
         if baselines is None:
-            return tuple(self.baselines)
-        others = [name for name in baselines if name not in self.baselines]
+            return tuple(fit)
+        others = [name for name in baselines if name not in fit]
         if others:
+            without = "" if reads else " and have no vector"
             raise SelfxError(
-                f"baseline {others[0]!r} for answers that are {self.name}",
-                expected=f"one of {', '.join(self.baselines)}",
+                f"baseline {others[0]!r} for answers that are {self.name}{without}",
+                expected=f"one of {', '.join(fit)}",
             )
         return baselines
 
@@ -138,9 +158,14 @@ VERDICTS = Kind(
     },
     baselines={
         "untrained": "the model before training",
+        "few-shot": "the same, shown four training examples first",
+        "selfie": "the same, its vector at one of five lengths, chosen on training examples",
         "majority": "a constant answer",
         "majority-per-cell": "a constant answer",
         "majority-verdict-per-cell": "a constant answer",
+        "nearest-vector": "the answer of its cell's training vector at the smallest angle",
+        "nearest-text": "the answer of its cell's training question with the nearest words",
+        "probe": "ridge regression from the vector to the verdict, its cell's commonest content",
     },
     room=40,
     schema=_schema(
@@ -148,6 +173,7 @@ VERDICTS = Kind(
         ("content", pa.string()),
         ("predicted_changed", pa.bool_()),
         ("predicted_content", pa.string()),
+        more=(CONFIDENCE,),
     ),
 )
 
@@ -208,6 +234,7 @@ DESCRIPTIONS = Kind(
     },
     baselines={
         "untrained": "the model before training",
+        "few-shot": "the same, shown four training examples first",
         "majority": "the commonest description",
         "nearest-cosine": "the nearest training direction's, by angle",
         "nearest-dot": "the nearest one's by dot product, as in the paper",
@@ -232,13 +259,18 @@ WORDS = Kind(
     },
     baselines={
         "untrained": "the model before training",
+        "few-shot": "the same, shown four training examples first",
+        "selfie": "the same, its vector at one of five lengths, chosen on training examples",
         "majority": "a constant answer",
         "majority-per-ask": "a constant answer",
         "majority-per-cell": "a constant answer",
+        "nearest-vector": "the answer of its cell's training vector at the smallest angle",
+        "nearest-text": "the answer of its cell's training question with the nearest words",
+        "probe": "ridge regression from the vector to the commonest 500 answers",
         "logit-lens": "the likeliest words that the head reads from the vector",
     },
     room=32,
-    schema=_schema(("ask", pa.string()), ("first", pa.bool_())),
+    schema=_schema(("ask", pa.string()), ("first", pa.bool_()), more=(CONFIDENCE,)),
     by="ask",
 )
 

@@ -9,10 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from selfx.errors import SelfxError
-from selfx.evaluation.asked import UNTRAINED, Asked
+from selfx.evaluation.asked import FEW_SHOT, UNTRAINED, Asked
 from selfx.evaluation.baselines import BASELINES, Baseline
-from selfx.evaluation.kinds import WORDS, Kind
-from selfx.evaluation.nearest import commonest, gold, nearest_cosine, nearest_dot
+from selfx.evaluation.kinds import DESCRIPTIONS, WORDS, Kind
+from selfx.evaluation.nearest import (
+    commonest,
+    gold,
+    nearest_by_text,
+    nearest_cosine,
+    nearest_dot,
+    nearest_in_cell,
+)
+from selfx.evaluation.probe import probe_verdicts, probe_words
 from selfx.evaluation.scoring import Answered, Scoring
 from selfx.evaluation.word_answers import (
     head_words,
@@ -28,7 +36,7 @@ from selfx.features.exemplars.excerpts import Pieces
 from selfx.tasks.example import Example
 
 CHOSEN_ON = 64
-"""Training features at most that SelfIE's length is chosen on."""
+"""Training examples at most that SelfIE's length is chosen on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +58,12 @@ class Bench:
 
 
 LOOKED_UP: dict[str, dict[str, Baseline]] = {
-    "verdicts": BASELINES,
+    "verdicts": {
+        **BASELINES,
+        "nearest-vector": nearest_in_cell,
+        "nearest-text": nearest_by_text,
+        "probe": probe_verdicts,
+    },
     "descriptions": {
         "majority": commonest,
         "nearest-cosine": nearest_cosine,
@@ -61,6 +74,9 @@ LOOKED_UP: dict[str, dict[str, Baseline]] = {
         "majority": majority_words,
         "majority-per-ask": majority_words_per_ask,
         "majority-per-cell": majority_words_per_cell,
+        "nearest-vector": nearest_in_cell,
+        "nearest-text": nearest_by_text,
+        "probe": probe_words,
     },
 }
 """For each kind, the baselines that need the examples alone."""
@@ -88,6 +104,11 @@ def untrained(bench: Bench) -> Answered:
     return bench.asked.untrained()
 
 
+def few_shot(bench: Bench) -> Answered:
+    """The answers of the model before training, shown a few true ones first."""
+    return bench.asked.few_shot(bench.train)
+
+
 def logit_lens(bench: Bench) -> Answered:
     """What the explainer's own head reads from each vector: words, or a description of a direction.
 
@@ -107,10 +128,14 @@ def logit_lens(bench: Bench) -> Answered:
 
 
 def selfie(bench: Bench) -> Answered:
-    """SelfIE's answers at the length that is best on training features."""
+    """The answers of the model before training at the length that is best on training examples.
+
+    Descriptions are asked for as SelfIE asks; of what else is to be answered SelfIE's prompt says
+    nothing, so the questions themselves are asked, the vector in them a marker of that length.
+    """
     scale, means = _best_scale(bench)
     note = {"scale": scale, "training_scores": means, "features": len(_drawn(bench))}
-    return Answered("selfie", "none", bench.asked.selfie(bench.asked.single, scale), note=note)
+    return Answered("selfie", "none", _said(bench, bench.test, scale), note=note)
 
 
 def selfie_oracle(bench: Bench) -> Answered:
@@ -128,6 +153,7 @@ def selfie_oracle(bench: Bench) -> Answered:
 
 MODELS: dict[str, Callable[[Bench], Answered]] = {
     UNTRAINED: untrained,
+    FEW_SHOT: few_shot,
     "logit-lens": logit_lens,
     "selfie": selfie,
     "selfie-oracle": selfie_oracle,
@@ -145,13 +171,20 @@ def _drawn(bench: Bench) -> list[Example]:
     return [bench.train[row] for row in sorted(rows)]
 
 
+def _said(bench: Bench, examples: Sequence[Example], scale: float) -> list[str]:
+    """What the model before training says of examples' vectors at a length."""
+    if bench.scoring.kind is not DESCRIPTIONS:
+        return bench.asked.marked(examples, scale)
+    if examples is bench.test:
+        return bench.asked.selfie(bench.asked.single, scale)
+    vectors = np.stack([example.vector for example in examples if example.vector is not None])
+    return bench.asked.selfie(vectors, scale)
+
+
 def _best_scale(bench: Bench) -> tuple[float, dict[str, float]]:
     """The length of the best mean score on training features, the first of several; all means."""
     examples = _drawn(bench)
-    vectors = np.stack([example.vector for example in examples if example.vector is not None])
-    runs = [
-        Answered("selfie", f"{scale:g}", bench.asked.selfie(vectors, scale)) for scale in SCALES
-    ]
+    runs = [Answered("selfie", f"{scale:g}", _said(bench, examples, scale)) for scale in SCALES]
     scoring = bench.scoring.elsewhere(bench.data, "train", examples)
     means = [scoring.kind.headline_of(rows) for rows in scoring.rate(examples, runs)]
     best = SCALES[int(np.argmax(means))]

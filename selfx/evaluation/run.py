@@ -14,11 +14,13 @@ import numpy as np
 import selfx
 from selfx.errors import SelfxError
 from selfx.evaluation.asked import Asked
-from selfx.evaluation.controls import CONTROLS, get_control
+from selfx.evaluation.confidence import with_confidence
+from selfx.evaluation.controls import ALL, check_control
 from selfx.evaluation.descriptions import load_descriptions
 from selfx.evaluation.kept import Keep, Kept
 from selfx.evaluation.kinds import KINDS, SCORES, Kind, kind_of
 from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.rest import Rest, load_rest
 from selfx.evaluation.rivals import MODELS, Bench, looked_up
 from selfx.evaluation.scores import write_evaluation
 from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
@@ -36,7 +38,8 @@ class Evaluation:
     """What to ask and how.
 
     Attributes:
-      controls: names in `CONTROLS`; `none`, the vector itself, always comes first.
+      controls: names in `selfx.evaluation.controls.ALL`, of which those run that change anything of
+        a task's examples; `none`, the question as it is, always comes first.
       baselines: names of baselines that fit the task; None takes all that do.
       limit: ask this many test examples, drawn by seed; 0 asks all.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
@@ -45,9 +48,15 @@ class Evaluation:
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
         model.
       other_target: whether the trace may be of another target than the explainer learned of.
+      text_only: the folder of a run that was trained without vectors, for a row of its own; "" for
+        none.
+      other_vectors: a model whose vectors at the same places are given too; "" for none.
+      other_projection: the folder of a projection from it to the target, fitted; "" draws one where
+        widths differ.
+      confidence: whether to measure how sure the explainer is of its answers.
     """
 
-    controls: tuple[str, ...] = tuple(CONTROLS)
+    controls: tuple[str, ...] = ALL
     baselines: tuple[str, ...] | None = None
     limit: int = 0
     max_new_tokens: int = 0
@@ -55,11 +64,15 @@ class Evaluation:
     seed: int = 0
     simulator: str = ""
     other_target: bool = False
+    text_only: str = ""
+    other_vectors: str = ""
+    other_projection: str = ""
+    confidence: bool = True
 
     def check(self) -> None:
         """Raises SelfxError for a control or baseline that does not exist."""
         for name in self.controls:
-            get_control(name)
+            check_control(name)
         known = dict.fromkeys(name for kind in KINDS.values() for name in kind.baselines)
         for name in self.baselines or ():
             if name not in known:
@@ -69,16 +82,19 @@ class Evaluation:
                 "a negative limit or length, or no question at once", expected="positive sizes"
             )
 
-    def fitted(self, kind: Kind) -> Evaluation:
+    def fitted(self, kind: Kind, reads: bool = True) -> Evaluation:
         """The settings for a kind of answers, with what they leave open filled in.
+
+        Args:
+          kind: of answers.
+          reads: whether there are vectors.
 
         Raises:
           SelfxError: a baseline that does not fit.
         """
         room = self.max_new_tokens or kind.room
-        return dataclasses.replace(
-            self, baselines=kind.fitting(self.baselines), max_new_tokens=room
-        )
+        fitting = kind.fitting(self.baselines, reads)
+        return dataclasses.replace(self, baselines=fitting, max_new_tokens=room)
 
 
 def evaluate(
@@ -108,21 +124,23 @@ def evaluate(
     settings.check()
     trace = load_trace(data)
     kind = kind_of(trace["task"])
-    settings = settings.fitted(kind)
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
+    settings = settings.fitted(kind, any(example.vectors is not None for example in test))
     check_vectors(test, explainer)
     if not settings.other_target:
         _check_target(trace, explainer)
+    rest = load_rest(explainer, trace, test, settings)
     plain = looked_up(kind, settings.baselines or (), train, test)
     keep = Kept(Path(out) / ".answers")
     scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)
     asked = Asked(explainer, test, settings, keep, report)
-    provenance = _provenance(explainer, trace, settings, scoring) | {"asked": asked.digest(train)}
+    provenance = _provenance(explainer, trace, settings, scoring)
+    provenance |= {"asked": asked.digest(train), **rest.record()}
     done = _finished(Path(out), kind, provenance)
     if done is not None:
         return done
     bench = Bench(Path(data), train, test, asked, scoring)
-    scores = _written(Path(out), bench, plain, str(trace["target"]), provenance)
+    scores = _written(Path(out), bench, rest, plain, str(trace["target"]), provenance)
     keep.forget()
     return scores
 
@@ -130,12 +148,13 @@ def evaluate(
 def _written(
     out: Path,
     bench: Bench,
+    rest: Rest,
     plain: Mapping[str, Answered],
     target: str,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """The scores, after asking what is to be asked and writing all files."""
-    answered = _answered(bench, plain)
+    answered = _answered(bench, rest, plain)
     scores = write_evaluation(
         out,
         bench.test,
@@ -149,14 +168,18 @@ def _written(
     return scores
 
 
-def _answered(bench: Bench, plain: Mapping[str, Answered]) -> list[Answered]:
-    """What the explainer says under every control, and every baseline, in the settings' order."""
+def _answered(bench: Bench, rest: Rest, plain: Mapping[str, Answered]) -> list[Answered]:
+    """What the explainer says under every control that changes anything, what the others say that
+    were named, and every baseline, in the settings' order."""
     asked = bench.asked
     baselines = asked.settings.baselines or ()
-    return [
-        *(asked.under(control) for control in _controls(bench.test, asked.settings)),
+    under = (asked.under(control) for control in dict.fromkeys(("none", *asked.settings.controls)))
+    answered = [
+        *(said for said in under if said is not None),
+        *rest.answers(asked),
         *(plain.get(name) or MODELS[name](bench) for name in baselines),
     ]
+    return with_confidence(bench, answered) if asked.settings.confidence else answered
 
 
 def _by_examples(
@@ -196,13 +219,6 @@ def _finished(out: Path, kind: Kind, provenance: dict[str, Any]) -> dict[str, An
         return None
     same = all(kept.get(key) == value for key, value in provenance.items())
     return scores if same else None
-
-
-def _controls(test: Sequence[Example], settings: Evaluation) -> list[str]:
-    """The controls to run; without vectors there is nothing to control."""
-    if all(example.vectors is None for example in test):
-        return ["none"]
-    return ["none", *(name for name in settings.controls if name != "none")]
 
 
 def _check_target(trace: dict[str, Any], explainer: Explainer) -> None:

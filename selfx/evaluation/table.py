@@ -15,17 +15,17 @@ def score_table(scores: Mapping[str, Any]) -> str:
     """
     kind = kind_of(scores["task"])
     measures = {name: measure for name, measure in kind.measures.items() if measure.brief}
-    head = ["explainer", "vector", *(measure.heading for measure in measures.values())]
+    head = ["explainer", "input", *(measure.heading for measure in measures.values())]
     body = [
         [
-            _short(row["explainer"]),
+            short(row["explainer"]),
             row["control"],
             *(_cell(row["metrics"].get(name)) for name in measures),
         ]
         for row in scores["rows"]
     ]
     title = f"{scores['task']} on {scores['target']}, {scores['n']} held-out questions"
-    lines = [title, *_aligned([head, *body]), *_lift(kind, scores.get("lift"))]
+    lines = [title, *aligned([head, *body]), *_lift(kind, scores.get("lift"))]
     return "\n".join([*lines, *_apart(kind, scores)])
 
 
@@ -34,20 +34,21 @@ def _apart(kind: Kind, scores: Mapping[str, Any]) -> list[str]:
     parts = scores.get(f"by_{kind.by}") if kind.by else None
     if not parts:
         return []
-    head = ["explainer", "vector", *(f"{name} ({part['n']})" for name, part in parts.items())]
+    head = ["explainer", "input", *(f"{name} ({part['n']})" for name, part in parts.items())]
     columns = [
         [f"{100 * row['metrics'][kind.headline]['value']:.1f}" for row in part["rows"]]
         for part in parts.values()
     ]
-    names = [[_short(row["explainer"]), row["control"]] for row in scores["rows"]]
+    names = [[short(row["explainer"]), row["control"]] for row in scores["rows"]]
     body = [
         name + list(shares) for name, shares in zip(names, zip(*columns, strict=True), strict=True)
     ]
     title = f"{kind.measures[kind.headline].heading} by {kind.by}"
-    return [title, *_aligned([head, *body])]
+    return [title, *aligned([head, *body])]
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, its columns padded to one width each."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table)
     return [line.rstrip() for line in lines]
@@ -57,7 +58,18 @@ def _lift(kind: Kind, lift: Mapping[str, Any] | None) -> list[str]:
     if not lift:
         return []
     gain, of = _cell(lift["metrics"][kind.headline]), kind.measures[kind.headline].heading
-    return [f"{kind.carries} lift: {gain} points of {of} over the {lift['control']} vector"]
+    told = f"{kind.carries} lift: {gain} points of {of} over {lift['control']}"
+    return [told, *_power(lift["metrics"][kind.headline], lift.get("smallest"), kind)]
+
+
+def _power(
+    change: Mapping[str, float], smallest: Mapping[str, float | None] | None, kind: Kind
+) -> list[str]:
+    """How small a lift could have been seen, where none was."""
+    least = smallest and smallest.get(kind.headline)
+    if not least or not change["low"] <= 0 <= change["high"]:
+        return []
+    return [f"the smallest lift that this run could have seen is {100 * least:.1f} points"]
 
 
 def _cell(metric: Mapping[str, float] | None) -> str:
@@ -67,5 +79,6 @@ def _cell(metric: Mapping[str, float] | None) -> str:
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """The end of a name or path."""
     return name.rstrip("/").split("/")[-1]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import selfx
 from selfx.checkpoint import Checkpoints, Restored, checkpoints
-from selfx.explainer.job import prepare
+from selfx.explainer.job import Job, prepare
 from selfx.explainer.loop import Every, Loop
 from selfx.explainer.mixture import Mixture, check_target, read_mixture
+from selfx.explainer.optimization import Optimization
 from selfx.explainer.run import Run, digest
-from selfx.explainer.step import State, init_state, make_step
+from selfx.explainer.step import How, State, init_state, make_step
 from selfx.explainer.training import Training
 from selfx.logs import Logs
 from selfx.preemption import preemptible
@@ -76,30 +78,50 @@ def fit(
     job = prepare(explainer, mixture, training)
     run = Run(Path(out))
     run.open(_record(explainer, mixture, training), fresh)
+    every = Every(save_every, log_every)
+    return carry_out(job, run, explainer, every, wandb=wandb, report=report)
+
+
+def carry_out(
+    job: Job,
+    run: Run,
+    explainer: LanguageModel,
+    every: Every,
+    *,
+    wandb: str = "",
+    report: Report = silent,
+) -> Fitted:
+    """Does a job in its run folder, from the newest checkpoint on, and leaves the result there."""
     began = time.monotonic()
     with (
         checkpoints(run.checkpoints) as saved,
         preemptible() as asked,
         Logs(run.path, wandb=wandb) as logs,
     ):
-        optimizer = training.optimization.build(job.total)
+        optimizer = job.training.optimization.build(job.total)
         begin = _latest(saved, init_state(job.trained, optimizer))
         start = begin.step
         loop = Loop(
-            step=make_step(optimizer, job.how),
+            step=_step(make_step, job.training.optimization, job.total, job.how),
             job=job,
             saved=saved,
             run=run,
             logs=logs,
             asked=asked,
-            every=Every(save_every, log_every),
+            every=every,
             log=run.lines(start),
         )
         trained = loop.go(begin, report)
     if not run.adapter.exists():
-        run.save_result(trained, job.frozen.reader, training, explainer)
+        run.save_result(trained, job.frozen.reader, job.training, explainer)
     seconds = time.monotonic() - began
     return Fitted(run.path, loop.steps, start, loop.last("loss"), seconds, loop.last("lift"))
+
+
+@functools.lru_cache(maxsize=2)
+def _step(make: Callable[..., Any], settings: Optimization, total: int, how: How) -> Any:
+    """The compiled step: runs that follow one another with the same settings share it."""
+    return make(settings.build(total), how)
 
 
 def _latest(saved: Checkpoints, state: State) -> Restored[State]:

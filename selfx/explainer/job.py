@@ -162,7 +162,7 @@ def _started(run: Run, explainer: LanguageModel, training: Training) -> Trained:
             f"a start from {run.path}, trained from {record['explainer']}",
             expected=f"a run trained from {explainer.name}",
         )
-    before = run.training()
+    before = dataclasses.replace(run.training(), blind=training.blind)  # either may go on blindly
     if (before.way, before.lora_scale) != (training.way, training.lora_scale):
         raise SelfxError(
             f"a start from {run.path}, which has {before.way} and adapters times "

@@ -32,6 +32,7 @@ from selfx.explainer.training import Training, from_record
 from selfx.files import atomic, read_json, unwritable
 from selfx.models.config import Config
 from selfx.run_folder import RunFolder
+from selfx.tasks.store import files_of
 from selfx.weights.load import LanguageModel, load
 from selfx.weights.peft import load_adapter, save_adapter
 
@@ -193,6 +194,6 @@ class Run(RunFolder):
 def digest(folder: Path) -> str:
     """sha256 of a trace: its parquet files, in order of name."""
     whole = hashlib.sha256()
-    for file in sorted(folder.glob("*.parquet")):
+    for file in files_of(folder):
         whole.update(hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()

@@ -44,6 +44,8 @@ class Training:
       strength: in the injection's own measure; 0 takes its default.
       at: after which layer it enters, for those that enter after one; -1 is the vector's own.
       latest: of those that enter after their own layer, the last that they may; -1 for any.
+      blind: zeros enter in place of every vector, in training and ever after: what is learned is
+        learned of the text alone.
       optimization: rates and schedule.
       start: a finished run to start from instead of from nothing; "" for none.
       held_out: the share of training groups that are kept back to watch the lift by.
@@ -71,6 +73,7 @@ class Training:
     strength: float = 0.0
     at: int = -1
     latest: int = -1
+    blind: bool = False
     optimization: Optimization = Optimization()
     start: str = ""
     held_out: float = 0.05
@@ -82,7 +85,7 @@ class Training:
     @property
     def way(self) -> Way:
         """How vectors enter."""
-        return Way(self.injection, self.strength, self.at, self.latest)
+        return Way(self.injection, self.strength, self.at, self.latest, self.blind)
 
     @property
     def lora_scale(self) -> float:

@@ -100,12 +100,13 @@ def test_from_facts_to_a_page(cli, tiny_folder, shortest, tmp_path):
         cli(
             *("evaluate", "--data", tmp_path / "trace", "--explainer", tmp_path / "run"),
             *("--out", tmp_path / "scores", "--max-new-tokens", 2, "--json"),
+            *("--controls", "zero", "no-layer", "no-hint", "--baselines", "untrained", "probe"),
         )
     )
     assert told == json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert told["rows"][0]["explainer"] == str(tmp_path / "run")
-    assert [row["control"] for row in told["rows"][:4]] == ["none", "zero", "shuffled", "rotated"]
-    assert len(told["rows"]) == 8
+    assert [row["control"] for row in told["rows"][:3]] == ["none", "zero", "no-layer"]
+    assert [row["explainer"] for row in told["rows"][3:]] == ["untrained", "probe"]
 
     done = cli(
         *("evaluate", "--data", tmp_path / "trace", "--explainer", tiny_folder),
@@ -140,9 +141,11 @@ def test_hints(cli, tiny_folder, shortest, tmp_path):
             *("--limit", 1, "--baselines", "majority"),
         )
     )
-    assert [row["control"] for row in scores["rows"]] == ["none", "none"]
+    controls = [row["control"] for row in scores["rows"]]
+    assert controls == ["none", "no-hint", "no-question", "none"]
 
 
+@pytest.mark.slow
 def test_quickstart_describes_features(tiny_folder, tmp_path, monkeypatch):
     """The lesson that trains a dictionary first, over little text."""
     import dataclasses

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.evaluation.controls import CONTROLS, get_control, random_orthogonal
+from selfx.evaluation.controls import CONTROLS, check_control, get_control, random_orthogonal
 
 
 def numbered(n, d=3):
@@ -95,3 +95,8 @@ def test_random_orthogonal_is_uniform():
 def test_an_unknown_control_names_the_known():
     with pytest.raises(SelfxError, match="none, zero, shuffled, rotated"):
         get_control("inverted")
+    with pytest.raises(SelfxError, match="no-hint, no-question"):
+        check_control("inverted")
+    with pytest.raises(SelfxError) as caught:
+        check_control("other-model")
+    assert "--other-vectors MODEL" in caught.value.hint

@@ -67,7 +67,7 @@ def test_the_names_of_each_kind_are_all_answered():
     for kind in KINDS.values():
         assert set(kind.baselines) <= {*LOOKED_UP[kind.name], *MODELS}
         assert set(LOOKED_UP[kind.name]) <= set(kind.baselines)
-    assert set(VERDICTS.baselines) & set(MODELS) == {"untrained"}
+    assert set(VERDICTS.baselines) & set(MODELS) == {"untrained", "few-shot", "selfie"}
 
 
 def test_a_baseline_of_the_other_kind_is_refused_with_those_that_fit():

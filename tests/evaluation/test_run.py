@@ -13,13 +13,12 @@ from selfx.explainer.answer import untrained
 from selfx.explainer.training import Training
 
 PLAIN = Training(style="plain")
-QUICK = Evaluation(max_new_tokens=3, batch_size=8)
+CONTROLS = ("zero", "shuffled", "rotated")
+BASELINES = ("untrained", "majority", "majority-per-cell", "majority-verdict-per-cell")
+QUICK = Evaluation(CONTROLS, BASELINES, max_new_tokens=3, batch_size=8)
 ROWS = [
-    *[("tiny", control) for control in ("none", "zero", "shuffled", "rotated")],
-    ("untrained", "none"),
-    ("majority", "none"),
-    ("majority-per-cell", "none"),
-    ("majority-verdict-per-cell", "none"),
+    *[("tiny", control) for control in ("none", *CONTROLS)],
+    *[(name, "none") for name in BASELINES],
 ]
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -176,7 +175,7 @@ def test_answers_kept_of_other_settings_are_not_taken(explainer, data, tmp_path,
         evaluate(explainer, data, tmp_path / "out", QUICK)
     calls.stop = None
     calls.clear()
-    other = Evaluation(max_new_tokens=2, batch_size=8)
+    other = dataclasses.replace(QUICK, max_new_tokens=2)
     evaluate(explainer, data, tmp_path / "out", other)
     assert len(calls) == 5
 

@@ -10,6 +10,7 @@ import pytest
 
 from selfx.errors import SelfxError
 from selfx.evaluation import asked as asking
+from selfx.evaluation.judge.work import look
 from selfx.evaluation.kinds import DESCRIPTIONS
 from selfx.evaluation.report import load_evaluation, write_report
 from selfx.evaluation.run import Evaluation, evaluate
@@ -17,11 +18,12 @@ from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained
 from selfx.explainer.training import Training
 
-QUICK = Evaluation(max_new_tokens=4, batch_size=8)
-BASELINES = list(DESCRIPTIONS.baselines)
-ROWS = [("tiny", control) for control in ("none", "zero", "shuffled", "rotated")]
+CONTROLS = ("zero", "shuffled", "rotated")
+BASELINES = [name for name in DESCRIPTIONS.baselines if name != "few-shot"]
+QUICK = Evaluation(CONTROLS, tuple(BASELINES), max_new_tokens=4, batch_size=8)
+ROWS = [("tiny", control) for control in ("none", *CONTROLS)]
 ROWS += [(name, "none") for name in BASELINES]
-FILES = {"scores.json", "predictions.parquet", "report.html", "examples.json"}
+FILES = {"scores.json", "predictions.parquet", "report.html", "examples.json", "candidates.json"}
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -104,6 +106,19 @@ def test_true_descriptions_and_near_neighbours_score_high(scores):
         assert metric["value"] >= by_name["selfie"][name]["value"]
 
 
+def test_what_an_oracle_chose_from_is_kept_for_judges(whole):
+    """SelfIE's answer at its one length is among those at all five."""
+    (oracle,) = json.loads((whole / "candidates.json").read_text())["rows"]
+    assert (oracle["explainer"], oracle["control"]) == ("selfie-oracle", "none")
+    assert [len(texts) for texts in oracle["texts"].values()] == [5] * 8
+    said = {name: {} for name in ("selfie", "selfie-oracle")}
+    for item in look(whole).items:
+        said.get(item.explainer, {})[item.id] = item.candidates
+    for name, (own,) in said["selfie"].items():
+        assert own in oracle["texts"][name]
+        assert {*said["selfie-oracle"][name]} == {*oracle["texts"][name]}
+
+
 def test_predictions_hold_the_scores_that_the_means_are_of(whole, scores):
     table = pq.read_table(whole / "predictions.parquet")
     assert table.schema.equals(DESCRIPTIONS.schema)
@@ -156,7 +171,7 @@ def test_the_table_shows_every_row_and_what_the_direction_adds(scores):
     for name, control in ROWS:
         assert any(line.startswith(name) and control in line for line in table)
     assert "direction lift: " in table[-1]
-    assert "points of simulation score over the" in table[-1]
+    assert "points of simulation score over" in table[-1]
     assert max(map(len, table)) < 140
 
 

@@ -68,12 +68,14 @@ class Way:
         taken after; of no use to those that act at the embeddings.
       latest: where it goes in after its own layer, the last one that it may go in after: what comes
         later has the fewer layers to be read in. -1 for no such bound.
+      blind: zeros enter whatever the vectors are, so that nothing of them can be read.
     """
 
     injection: Name = "marker"
     strength: float = 0.0
     at: int = OWN
     latest: int = -1
+    blind: bool = False
 
     def check(self) -> None:
         """Raises SelfxError for a way that there is not."""
@@ -116,6 +118,7 @@ def inject(
     """
     chosen = INJECTIONS[way.injection]
     vectors, layers = jnp.asarray(vectors, jnp.float32), jnp.asarray(layers, jnp.int32)
+    vectors = jnp.zeros_like(vectors) if way.blind else vectors
     directions = unit(vectors)
     if reader is not None:
         directions = reader(directions, layers)
