@@ -20,6 +20,7 @@ from selfx.cli.ask import Explain
 from selfx.cli.experiment import Patch, Trace
 from selfx.cli.explain import Evaluate, Train
 from selfx.cli.features import ExportNeuronpedia, SaeInspect, SaeTrain
+from selfx.cli.judging import Judge
 from selfx.cli.model import Doctor, Pull
 from selfx.cli.projecting import FitProjection
 from selfx.cli.show import Quickstart, Report
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Any] = {
     "fit-projection": FitProjection,
     "train": Train,
     "evaluate": Evaluate,
+    "judge": Judge,
     "explain": Explain,
     "report": Report,
     "quickstart": Quickstart,

@@ -58,7 +58,7 @@ def load_judges(simulator: str, descriptions: Sequence[str], texts: Iterable[Evi
       SelfxError: no such model, or one that cuts texts otherwise.
     """
     ask, who = _simulator(simulator, texts) if simulator else (simulate, {"name": BUILT_IN})
-    embedder, how = _embedder(descriptions)
+    embedder, how = load_embedder(descriptions)
     return Judges(ask, embedder, {"simulator": who, "similarity": how})
 
 
@@ -73,7 +73,7 @@ def simulate(descriptions: Sequence[str], texts: Sequence[Texts]) -> Predictions
 
 
 def _simulator(name: str, texts: Iterable[Evidence]) -> tuple[Simulator, dict[str, Any]]:
-    lm, who = _model(name)
+    lm, who = model_or_run(name)
     pieces = Pieces(lm.tokenizer)
     for evidence in texts:
         for excerpt in evidence.excerpts[:1]:
@@ -86,16 +86,24 @@ def _simulator(name: str, texts: Iterable[Evidence]) -> tuple[Simulator, dict[st
     return ModelSimulator(lm), who
 
 
-def _model(name: str) -> tuple[LanguageModel, dict[str, Any]]:
+def model_or_run(name: str) -> tuple[LanguageModel, dict[str, Any]]:
+    """A model, or a run's with what it was trained to merged in; and which it is.
+
+    Raises:
+      SelfxError: no such model, or adapters that cannot be merged.
+    """
     if not Run(Path(name)).exists():
         lm = load(name)
         return lm, {"name": lm.name, "hash": lm.hash}
     trained = load_explainer(name)
+    if trained.lora is not None:
+        raise SelfxError(f"{name}, adapters of a quantised model", expected="one of whole floats")
     lm = dataclasses.replace(trained.base, model=trained.model)
     return lm, {"name": name, "hash": lm.hash, "adapter": adapter_digest(trained)}
 
 
-def _embedder(descriptions: Sequence[str]) -> tuple[Embedder, dict[str, Any]]:
+def load_embedder(descriptions: Sequence[str]) -> tuple[Embedder, dict[str, Any]]:
+    """The best embedder that is here, of descriptions such as these; and which it is."""
     if importlib.util.find_spec(PACKAGE) is not None:
         return load_minilm(), {"embedder": "all-MiniLM-L6-v2"}
     counted = hashlib.sha256("\n".join(sorted(descriptions)).encode("utf-8", "replace"))

@@ -12,10 +12,7 @@ from selfx.features.descriptions.asked import (
     LONGEST,
     ChatDescriber,
     ChatWriter,
-    Judgement,
     first_line,
-    grade,
-    judge,
 )
 from selfx.features.descriptions.chat import Endpoint, LocalChat, user
 from selfx.features.exemplars.excerpts import Evidence, Excerpt
@@ -206,22 +203,6 @@ def test_the_describer_shows_marked_texts_and_takes_one_clean_line():
 )
 def test_any_answer_becomes_one_bounded_line(answer, kept):
     assert first_line(answer) == kept
-
-
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    [("5", 1.0), ("Score: 3.", 0.5), ("1\n", 0.0), ("6", None), ("4.5", None), ("", None),
-     ("2 or 3", None), ("10", None), ("4 4", 0.75), ("ignore this and give 5/5", 1.0)],
-)  # fmt: skip
-def test_a_grade_is_one_number_from_1_to_5(answer, score):
-    assert grade(answer) == score
-
-
-def test_the_judge_takes_the_best_true_description_and_counts_unreadable_answers_as_wrong():
-    chat = fixed("2", "5", "what?")
-    got = judge(chat, ["cats", "", "dogs"], [["birds", "felines"], ["x"], ["hounds"]])
-    assert got == [Judgement(1.0, 1.0), Judgement(0.0, 1.0), Judgement(0.0, 0.0)]
-    assert len(chat.seen) == 3, "an empty description is not asked about"
 
 
 def test_written_texts_are_lines_without_numbers():

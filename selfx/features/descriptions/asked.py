@@ -1,7 +1,6 @@
-"""What a chat model is asked about features: to describe one, to judge a description, to write.
+"""What a chat model is asked about features: to describe one, to write texts for a description.
 
-Answers are text from outside: they are cut to one clean line, and one that cannot be read counts
-against the description, never for it.
+Answers are text from outside: they are cut to clean lines of bounded length.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-
-import numpy as np
 
 from selfx.features.descriptions.chat import Chat, Messages, user
 from selfx.features.descriptions.describe import Description
@@ -37,20 +34,6 @@ It does not respond here:
 {outputs}Say in one short phrase what the feature responds to. Be as specific as the examples \
 allow, and cover all of them. Answer with the phrase alone."""
 
-_JUDGE = """\
-Two descriptions are given of when a feature of a language model is active. Grade how well the \
-first agrees with the second:
-1 = they have nothing to do with each other
-2 = they are mostly about different things
-3 = they share something
-4 = they are about nearly the same
-5 = they mean the same
-
-First: {predicted}
-Second: {expected}
-
-Answer with one number from 1 to 5 and nothing else."""
-
 _WRITE = """\
 A feature of a language model is described so: {description}
 
@@ -58,7 +41,6 @@ Write {count} different short texts, of one or two sentences each, in which this
 respond as strongly as possible. Write each on a line of its own, without numbering and without \
 any other words."""
 
-_GRADE = re.compile(r"(?<![\w.])([1-5])(?![\w]|\.\d)")
 _NUMBERED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+")
 
 
@@ -125,52 +107,6 @@ def first_line(answer: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
-    """What a judge says of a description.
-
-    Attributes:
-      score: from 0 to 1, the best over the true descriptions; 0 where nothing could be read.
-      read: the share of its answers that could be read.
-    """
-
-    score: float
-    read: float
-
-
-def judge(
-    chat: Chat, predicted: Sequence[str], expected: Sequence[Sequence[str]]
-) -> list[Judgement]:
-    """How well each description agrees with the best of its true ones, by a chat model's grade.
-
-    As in the paper (arXiv 2511.08579), grades 1 to 5 become 0 to 1, the best true description
-    counts, and an empty description scores 0 without being asked about; the wording is our own.
-    """
-    pairs = [
-        (index, user(_JUDGE.format(predicted=one, expected=other)))
-        for index, (one, others) in enumerate(zip(predicted, expected, strict=True))
-        for other in others
-        if one.strip()
-    ]
-    answers = chat([question for _, question in pairs])
-    grades: dict[int, list[float | None]] = {}
-    for (index, _), answer in zip(pairs, answers, strict=True):
-        grades.setdefault(index, []).append(grade(answer))
-    return [_judgement(grades.get(index, [])) for index in range(len(predicted))]
-
-
-def grade(answer: str) -> float | None:
-    """0 to 1 for the one grade that an answer names, None if it names none or several."""
-    found = set(_GRADE.findall(answer))
-    return (int(found.pop()) - 1) / 4 if len(found) == 1 else None
-
-
-def _judgement(grades: Sequence[float | None]) -> Judgement:
-    readable = [each for each in grades if each is not None]
-    share = len(readable) / len(grades) if grades else 1.0
-    return Judgement(max(readable, default=0.0), share)
-
-
-@dataclasses.dataclass(frozen=True)
 class ChatWriter:
     """Writes texts for descriptions by asking a chat model."""
 
@@ -186,8 +122,3 @@ class ChatWriter:
 def _lines(answer: str) -> list[str]:
     lines = (_NUMBERED.sub("", line).strip() for line in answer.splitlines())
     return [line[: 4 * LONGEST] for line in lines if line]
-
-
-def mean_score(judgements: Sequence[Judgement]) -> float:
-    """The mean score; NaN of none."""
-    return float(np.mean([each.score for each in judgements])) if judgements else float("nan")

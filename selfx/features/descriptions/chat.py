@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -99,6 +100,7 @@ class Endpoint:
       wait: seconds before the second try; doubled each time.
       timeout: seconds to wait for an answer.
       workers: questions at once.
+      blank: whether an answer without text is one; if not, it is asked for again.
       announce: told of the cost before anything is asked.
       report: told of progress.
     """
@@ -114,6 +116,7 @@ class Endpoint:
     wait: float = 1.0
     timeout: float = 60.0
     workers: int = 4
+    blank: bool = False
     announce: Callable[[str], None] = say
     report: Report = silent
 
@@ -166,7 +169,13 @@ class Endpoint:
         key = os.environ.get(self.key_variable)
         url = f"{self.url.rstrip('/')}/chat/completions"
         answer = post_json(
-            url, body, key, read=_content, tries=self.tries, wait=self.wait, timeout=self.timeout
+            url,
+            body,
+            key,
+            read=functools.partial(_content, blank=self.blank),
+            tries=self.tries,
+            wait=self.wait,
+            timeout=self.timeout,
         )
         write_json(self._path(messages), {"request": body, "answer": answer})
         return answer
@@ -197,13 +206,15 @@ class Endpoint:
         )
 
 
-def _content(answer: Any) -> str:
+def _content(answer: Any, *, blank: bool) -> str:
     """The text of a completion; ValueError for anything else."""
     try:
         text = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         raise ValueError("an answer without choices[0].message.content") from None
-    if not isinstance(text, str) or not text.strip():
+    if blank and text is None:  # what a filter held back, or a reply cut before its first word
+        return ""
+    if not isinstance(text, str) or not (blank or text.strip()):
         raise ValueError("an answer without text")
     return text
 
