@@ -1,13 +1,13 @@
 """The report: one self-contained HTML file over one or more evaluation folders.
 
 `report.html.j2` beside this file lays it out; here is what it is filled with. What is shown of each
-kind of answers alone is in `report_verdicts` and `report_descriptions`, each with its template.
+kind of answers alone is in `report_verdicts`, `report_words` and `report_descriptions`, what is
+shown of several evaluations together in `report_several`, each with its template.
 Everything is escaped, since questions, answers and texts were written by models and by anybody.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from selfx.errors import SelfxError
-from selfx.evaluation import report_descriptions, report_verdicts, report_words
-from selfx.evaluation.kinds import EXAMPLES, PREDICTIONS, SCORES, Kind, kind_of, main_explainer
-from selfx.evaluation.words import CONTROL_NAMES, asked, finding, label, percent, points, span
+from selfx.evaluation import report_descriptions, report_several, report_verdicts, report_words
+from selfx.evaluation.judge.kept import load_judged
+from selfx.evaluation.kinds import Kind, kind_of, main_explainer
+from selfx.evaluation.report_calibration import calibration
+from selfx.evaluation.report_files import load_evaluation as load_evaluation
+from selfx.evaluation.report_judges import judges
+from selfx.evaluation.seeds import alike, of_evaluations
+from selfx.evaluation.words import (
+    CONTROL_NAMES,
+    asked,
+    finding,
+    label,
+    name_of,
+    percent,
+    points,
+    short,
+    span,
+)
 from selfx.files import atomic
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -35,23 +48,11 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
 LOWEST = -1.0
 """Where a picture's scale ends, however low a score is."""
 
+TRUTH = ("gold",)
+"""Baselines that are told the truth, with which no explainer is compared."""
 
-def load_evaluation(folder: str | Path) -> dict[str, Any]:
-    """Returns an evaluation folder's `name`, `scores`, `predictions` (a table) and `examples`.
-
-    `examples` is None where the answers' kind has none.
-    """
-    folder = Path(folder)
-    scores = _read(folder / SCORES, _read_scores)
-    kind = kind_of(scores["task"])
-    read = functools.partial(_read_predictions, kind)
-    has_examples = EXAMPLES in kind.files
-    return {
-        "name": folder.resolve().name,
-        "scores": scores,
-        "predictions": _read(folder / PREDICTIONS, read),
-        "examples": _read(folder / EXAMPLES, _read_examples) if has_examples else None,
-    }
+ANSWERS_SHOWN = 48
+"""Of each kind, in all evaluations of one report together: a file that opens at once."""
 
 
 def write_report(path: str | Path, evaluations: Sequence[dict[str, Any]]) -> Path:
@@ -73,31 +74,66 @@ def render(evaluations: Sequence[dict[str, Any]]) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_template),
     )
-    environment.filters.update(percent=percent, points=points, span=span, place=place)
-    views = [view(evaluation) for evaluation in evaluations]
+    environment.filters.update(percent=percent, points=points, span=span, place=place, short=short)
+    each = max(2, min(12, ANSWERS_SHOWN // (2 * len(evaluations))))
+    views = [
+        view({**evaluation, "each": each}, f"e{number}")
+        for number, evaluation in enumerate(evaluations, start=1)
+    ]
     wide = any(len(one["kind"].measures) > 4 for one in views)
-    return environment.get_template("report.html.j2").render(evaluations=views, wide=wide)
+    together = report_several.several(views)
+    page = environment.get_template("report.html.j2")
+    seeds = [of_evaluations(group) for group in alike(evaluations)]
+    return page.render(evaluations=views, wide=wide, together=together, over_seeds=seeds)
 
 
-def view(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the template shows of one evaluation."""
+def view(evaluation: dict[str, Any], key: str = "e1") -> dict[str, Any]:
+    """Returns what the template shows of one evaluation; `key` is its name in the page."""
     scores, rows = evaluation["scores"], evaluation["predictions"].to_pylist()
     main, kind = main_explainer(scores), kind_of(scores["task"])
+    best = beside(scores, main, kind)
     own = [row for row in rows if (row["explainer"], row["control"]) == main]
     provenance = scores.get("provenance", {})
     return {
+        "key": key,
         "name": evaluation["name"],
         "scores": scores,
         "kind": kind,
         "asked": asked(scores),
         "main": label(*main),
+        "best": best,
+        "beside": name_of(*best, among=main[0]),
         "rows": [_score_row(row, main, kind) for row in scores["rows"]],
         "finding": finding(scores),
         "groups": len({row["group"] for row in own}),
+        "calibration": calibration(scores.get("calibration")),
+        "judges": judges(load_judged(evaluation["folder"]), main),
+        "paired": [
+            {**row, "best": (row["explainer"], row["control"]) == best, "p": _p(row["test"]["p"])}
+            for row in _named(scores.get("paired"), main)
+        ],
+        "released": _named(scores.get("released"), main),
         "axes": {name: _axis(scores["rows"], name) for name in kind.measures},
         "provenance": json.dumps(provenance, indent=2, ensure_ascii=False),
-        **PARTS[kind.name](evaluation, rows, own, main),
+        **PARTS[kind.name](evaluation, rows, own, main, best),
     }
+
+
+def beside(scores: dict[str, Any], main: tuple[str, str], kind: Kind) -> tuple[str, str]:
+    """Returns the best (explainer, control) without the explainer's own input.
+
+    That which the lift is over, where there is one; else the best of the others by the headline
+    score. Alone, an explainer stands beside itself.
+    """
+    names = {
+        (row["explainer"], row["control"]): row["metrics"][kind.headline]["value"]
+        for row in scores["rows"]
+    }
+    lift = scores.get("lift")
+    over = [(lift["explainer"], lift["control"]), (lift["control"], "none")] if lift else []
+    found = [name for name in over if name in names]
+    others = [name for name in names if name != main and name[0] not in TRUTH]
+    return next(iter(found), None) or max(others, key=names.__getitem__, default=main)
 
 
 def place(score: float, low: float) -> float:
@@ -120,60 +156,24 @@ def _score_row(row: dict[str, Any], main: tuple[str, str], kind: Kind) -> dict[s
     return {**row, "kind": what, "fed": fed, "label": name, "main": (explainer, control) == main}
 
 
+def _named(rows: Sequence[dict[str, Any]] | None, main: tuple[str, str]) -> list[dict[str, Any]]:
+    """Returns rows of `scores.json` with labels."""
+    return [
+        {
+            **row,
+            "label": name_of(row["explainer"], row["control"], among=main[0]),
+            "main": (row["explainer"], row["control"]) == main,
+        }
+        for row in rows or ()
+    ]
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _axis(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     """Returns the scale of a picture: from 0, or below the lowest interval, to 1."""
     lowest = min(0.0, *(row["metrics"][name]["low"] for row in rows))
     low = max(math.floor(4 * lowest) / 4, LOWEST)
     return {"low": low, "ticks": range(round(100 * low), 101, 25)}
-
-
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
-    """Returns what the reader makes of the file; what goes wrong ends in one kind of error."""
-    try:
-        return reader(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise SelfxError(
-            f"{path} {'is missing' if missing else f'cannot be read: {error!r}'}",
-            expected=f"an evaluation folder with {SCORES} and {PREDICTIONS}",
-            hint=f"`selfx evaluate --data DIR --explainer RUN --out {path.parent}`",
-        ) from error
-
-
-def _read_scores(path: Path) -> dict[str, Any]:
-    scores = json.loads(path.read_text(encoding="utf-8"))
-    scores["task"], scores["target"], scores["n"]
-    for row in scores["rows"]:
-        row["explainer"], row["control"]
-    if scores.get("lift"):
-        scores["lift"]["explainer"], scores["lift"]["control"]
-    for metrics in [item["metrics"] for item in [*scores["rows"], scores.get("lift")] if item]:
-        for name in kind_of(scores["task"]).measures:
-            _ = [float(metrics[name][bound]) for bound in ("value", "low", "high")]
-    if not scores["rows"]:
-        raise ValueError("it has no rows")
-    return scores
-
-
-def _read_predictions(kind: Kind, path: Path) -> pa.Table:
-    table = pq.read_table(path, partitioning=None)
-    absent = [name for name in kind.schema.names if name not in table.column_names]
-    if absent:
-        raise ValueError(f"it lacks the columns {', '.join(absent)}")
-    return table.select(kind.schema.names)
-
-
-def _read_examples(path: Path) -> list[dict[str, Any]]:
-    features = json.loads(path.read_text(encoding="utf-8"))["features"]
-    for feature in features:
-        feature["id"], feature["feature"], feature["dictionary"]
-        *feature["promoted"], *feature["suppressed"], *feature["texts"]
-        numbers = [feature["peak"], feature["frequency"] or 0]
-        for text in feature["texts"]:
-            text["kind"], text["cut"][1]
-            numbers += text["activations"]
-            if len(text["pieces"]) != len(text["activations"]):
-                raise ValueError("a text without an activation for each token")
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError("an activation that is no number")
-    return features

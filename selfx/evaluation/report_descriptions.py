@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfx.evaluation.kinds import DESCRIPTIONS
-from selfx.evaluation.report_verdicts import by_number, in_cells
+from selfx.evaluation.report_grids import by_number, in_cells
+from selfx.evaluation.report_verdicts import only
 from selfx.evaluation.words import CONTROL_NAMES, label, percent
 
 STEPS = 10
@@ -30,7 +31,11 @@ Row = dict[str, Any]
 
 
 def part(
-    evaluation: dict[str, Any], rows: Sequence[Row], own: Sequence[Row], main: tuple[str, str]
+    evaluation: dict[str, Any],
+    rows: Sequence[Row],
+    own: Sequence[Row],
+    main: tuple[str, str],
+    beside: tuple[str, str],
 ) -> dict[str, Any]:
     """Returns what fills the template of descriptions.
 
@@ -39,6 +44,7 @@ def part(
         rows: all predictions.
         own: those of the explainer with its own input.
         main: that explainer's name and control.
+        beside: the best of the others.
     """
     said: dict[str, list[Row]] = {feature["id"]: [] for feature in evaluation["examples"]}
     for row in rows:
@@ -46,7 +52,7 @@ def part(
             said[row["id"]].append(row)
     return {
         "about": _about(evaluation["scores"]),
-        "layers": _layers(own),
+        "layers": _layers(own, only(rows, beside)),
         "told": TOLD,
         "features": [
             _feature(feature, said[feature["id"]], main)
@@ -79,14 +85,17 @@ def _about(scores: Mapping[str, Any]) -> str:
     return f"Simulator: {simulator}. Wordings compared by: {embedder}."
 
 
-def _layers(own: Sequence[Row]) -> list[Row]:
-    """Returns each cell's size and mean scores."""
-    cells = in_cells(own)
+def _layers(own: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """Returns each cell's size and mean scores, each beside that of the best other."""
+    cells, also = in_cells(own), in_cells(others)
     return [
         {
             "cell": cell,
             "n": len(cells[cell]),
-            "scores": [_mean(cells[cell], name) for name in DESCRIPTIONS.measures],
+            "scores": [
+                (_mean(cells[cell], name), _mean(also[cell], name) if cell in also else None)
+                for name in DESCRIPTIONS.measures
+            ],
         }
         for cell in sorted(cells, key=by_number)
     ]

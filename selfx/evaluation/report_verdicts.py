@@ -1,21 +1,27 @@
-"""What the report shows of verdicts: how often the output changed, and a few answers in full."""
+"""What the report shows of verdicts: how often the output changed, and answers in full."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfx.evaluation.words import percent
+from selfx.evaluation.report_answers import sampled
+from selfx.evaluation.report_grids import Grid, by_number, grid, in_cells, is_grid
+from selfx.evaluation.words import name_of, percent
 
 CELLS_SHOWN = 40
-ANSWERS_SHOWN = 3  # right ones, and as many wrong ones
+ANSWERS_SHOWN = 12
 
 Row = dict[str, Any]
+Cells = Mapping[str, Sequence[Row]]
 
 
 def part(
-    evaluation: dict[str, Any], rows: Sequence[Row], own: Sequence[Row], main: tuple[str, str]
+    evaluation: dict[str, Any],
+    rows: Sequence[Row],
+    own: Sequence[Row],
+    main: tuple[str, str],
+    beside: tuple[str, str],
 ) -> dict[str, Any]:
     """Returns what fills the template of verdicts.
 
@@ -24,17 +30,26 @@ def part(
         rows: all predictions.
         own: those of the explainer with its own input.
         main: that explainer's name and control.
+        beside: the best of the others.
     """
     changed = share(own, "changed")
+    cells, others = in_cells(own), in_cells(only(rows, beside))
+    beside_name = name_of(*beside, among=main[0])
     return {
         "about": (
             f"In truth the output changed in {percent(changed)}\u00a0% of them and stayed in "
             f"{percent(1 - changed)}\u00a0%."
         ),
-        "cells": _cells(own),
-        "cell_count": len({row["cell"] for row in own}),
-        "answers": sampled_answers(rows, own, main[0]),
+        "grids": _grids(cells, others, beside_name) if is_grid(cells) else [],
+        "cells": _cells(cells, others),
+        "cell_count": len(cells),
+        "answers": sampled(rows, own, beside, _kind, evaluation.get("each", ANSWERS_SHOWN)),
     }
+
+
+def only(rows: Sequence[Row], run: tuple[str, str]) -> list[Row]:
+    """Returns the rows of one explainer under one control."""
+    return [row for row in rows if (row["explainer"], row["control"]) == run]
 
 
 def share(rows: Sequence[Row], column: str) -> float:
@@ -42,20 +57,19 @@ def share(rows: Sequence[Row], column: str) -> float:
     return sum(bool(row[column]) for row in rows) / max(len(rows), 1)
 
 
-def by_number(name: str) -> list[tuple[int, str]]:
-    """Returns a sorting key that puts "8-15" before "16-23"."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+def _grids(cells: Cells, others: Cells, beside: str) -> list[Grid]:
+    """Returns what happened beside what was said, and how often both parts of it were right."""
+    both = [
+        grid("Changed in truth, %", cells, lambda row: bool(row["changed"])),
+        grid("Changed, says the explainer, %", cells, lambda row: bool(row["predicted_changed"])),
+        grid("Exact match, %", cells, lambda row: row["exact"]),
+    ]
+    if not others:
+        return both
+    return [*both, grid(f"Exact match of {beside}, %", others, lambda row: row["exact"])]
 
 
-def in_cells(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Returns the rows of each cell."""
-    cells: dict[str, list[Row]] = {}
-    for row in rows:
-        cells.setdefault(row["cell"], []).append(row)
-    return cells
-
-
-def _cells(own: Sequence[Row]) -> list[Row]:
+def _cells(cells: Cells, others: Cells) -> list[Row]:
     """Returns the largest cells by name: size, and shares changed as measured and as predicted."""
     table: list[Row] = [
         {
@@ -64,25 +78,13 @@ def _cells(own: Sequence[Row]) -> list[Row]:
             "measured": share(members, "changed"),
             "predicted": share(members, "predicted_changed"),
             "exact": share(members, "exact"),
+            "beside": share(others[cell], "exact") if cell in others else None,
         }
-        for cell, members in in_cells(own).items()
+        for cell, members in cells.items()
     ]
     largest = sorted(table, key=lambda row: row["n"], reverse=True)[:CELLS_SHOWN]
     return sorted(largest, key=lambda row: by_number(row["cell"]))
 
 
-def sampled_answers(rows: Sequence[Row], own: Sequence[Row], explainer: str) -> list[Row]:
-    """Returns a few right and wrong answers, each beside those given under the controls."""
-    right = _spread([row for row in own if row["exact"]])
-    wrong = _spread([row for row in own if not row["exact"]])
-    given: dict[str, list[Row]] = {row["id"]: [] for row in right + wrong}
-    for row in rows:
-        if row["explainer"] == explainer and row["id"] in given:
-            given[row["id"]].append(row)
-    return [{**row, "given": given[row["id"]]} for row in right + wrong]
-
-
-def _spread(rows: Sequence[Row]) -> list[Row]:
-    """Returns a few rows, evenly spread, so that they are neither chosen nor all of one subject."""
-    count = min(ANSWERS_SHOWN, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
+def _kind(row: Row) -> str:
+    return "changed" if row["changed"] else "unchanged"

@@ -1,19 +1,26 @@
-"""What the report shows of answers in words: scores by kind of question, and a few in full."""
+"""What the report shows of answers in words: scores by kind of question and layer, and in full."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from selfx.evaluation.kinds import WORDS
-from selfx.evaluation.report_verdicts import by_number, in_cells, sampled_answers, share
-from selfx.evaluation.words import label
+from selfx.evaluation.report_answers import sampled
+from selfx.evaluation.report_grids import Grid, grid, in_cells, is_grid
+from selfx.evaluation.report_verdicts import only, share
+from selfx.evaluation.words import name_of
+
+ANSWERS_SHOWN = 4
 
 Row = dict[str, Any]
 
 
 def part(
-    evaluation: dict[str, Any], rows: Sequence[Row], own: Sequence[Row], main: tuple[str, str]
+    evaluation: dict[str, Any],
+    rows: Sequence[Row],
+    own: Sequence[Row],
+    main: tuple[str, str],
+    beside: tuple[str, str],
 ) -> dict[str, Any]:
     """Returns what fills the template of words.
 
@@ -22,14 +29,16 @@ def part(
         rows: all predictions.
         own: those of the explainer with its own input.
         main: that explainer's name and control.
+        beside: the best of the others.
     """
     asks = sorted({row["ask"] for row in own})
+    each = min(ANSWERS_SHOWN, evaluation.get("each", ANSWERS_SHOWN))
     return {
         "about": f"Kinds of questions: {', '.join(asks)}.",
         "asks": {ask: sum(row["ask"] == ask for row in own) for ask in asks},
         "by_ask": _by_ask(rows, asks, main),
-        "by_layer": _by_layer(own, asks),
-        "answers": [row for ask in asks for row in _few(rows, own, ask, main[0])],
+        "grids": _grids(own, only(rows, beside), name_of(*beside, among=main[0])),
+        "answers": sampled(rows, own, beside, lambda row: str(row["ask"]), each),
     }
 
 
@@ -40,7 +49,7 @@ def _by_ask(rows: Sequence[Row], asks: Sequence[str], main: tuple[str, str]) -> 
         runs.setdefault((row["explainer"], row["control"]), []).append(row)
     return [
         {
-            "label": run[0] if run[0] in WORDS.baselines else label(*run),
+            "label": name_of(*run, among=main[0]),
             "main": run == main,
             "scores": [share([row for row in its if row["ask"] == ask], "exact") for ask in asks],
         }
@@ -48,24 +57,11 @@ def _by_ask(rows: Sequence[Row], asks: Sequence[str], main: tuple[str, str]) -> 
     ]
 
 
-def _by_layer(own: Sequence[Row], asks: Sequence[str]) -> list[Row]:
-    """Returns for each layer the exact match of each kind of question, None where there is none."""
-    cells = in_cells(own)
-    layers = {cell.partition(" × ")[2] for cell in cells}
+def _grids(own: Sequence[Row], others: Sequence[Row], beside: str) -> list[Grid]:
+    """Returns exact match by kind of question and layer, of the explainer and the best other."""
+    runs = {"Exact match, %": in_cells(own), f"Exact match of {beside}, %": in_cells(others)}
     return [
-        {
-            "layer": layer,
-            "scores": [
-                share(cells[cell], "exact") if (cell := f"{ask} × {layer}") in cells else None
-                for ask in asks
-            ],
-        }
-        for layer in sorted(layers, key=by_number)
+        grid(title, cells, lambda row: row["exact"])
+        for title, cells in runs.items()
+        if is_grid(cells)
     ]
-
-
-def _few(rows: Sequence[Row], own: Sequence[Row], ask: str, explainer: str) -> list[Row]:
-    """Returns a right and a wrong answer or two to one kind of question."""
-    some = sampled_answers(rows, [row for row in own if row["ask"] == ask], explainer)
-    right = [row for row in some if row["exact"]]
-    return [*right[:1], *[row for row in some if not row["exact"]][:1]]

@@ -37,6 +37,13 @@ CONTROL_NAMES = {
     "shuffled": "another example's vector",
     "rotated": "its vector, randomly rotated",
     "no-text": "the vector without the text",
+    "no-layer": "the layer not told",
+    "no-token": "the token not told",
+    "no-vector": "no place for a vector",
+    "no-hint": "the hint not told",
+    "no-question": "the question not told",
+    "other-model": "another model's vector",
+    "text-only": "learned without vectors",
 }
 
 
@@ -70,7 +77,19 @@ def finding(scores: dict[str, Any]) -> str:
         )
     return (
         f"No use of the {carried} was shown: its difference from the best control ({control}) is "
-        f"{measured}, an interval that includes zero."
+        f"{measured}, an interval that includes zero.{_power(lift, kind.headline)}"
+    )
+
+
+def _power(lift: dict[str, Any], headline: str) -> str:
+    """Returns how small a difference would have been seen, where that is known."""
+    smallest = lift.get("smallest")
+    smallest = smallest.get(headline) if isinstance(smallest, dict) else smallest
+    if smallest is None:
+        return ""
+    return (
+        " The smallest difference that four of five such runs would have seen is "
+        f"{percent(smallest)} points."
     )
 
 
@@ -78,6 +97,18 @@ def label(explainer: str, control: str) -> str:
     """Returns a short label; of a long name or path, the end tells the most."""
     name = explainer.rstrip("/").split("/")[-1]
     return f"{name if len(name) <= 26 else '…' + name[-25:]} · {control}"
+
+
+def name_of(explainer: str, control: str, *, among: str) -> str:
+    """Returns a label in tables that are about the explainer `among`; baselines have no control."""
+    plain = control == "none" and explainer != among
+    return short(explainer) if plain else label(explainer, control)
+
+
+def short(name: str) -> str:
+    """Returns the last two parts of a path, which tell the most; a name as it is."""
+    parts = name.rstrip("/").split("/")
+    return "/".join(parts[-2:])
 
 
 def percent(share: float) -> str:

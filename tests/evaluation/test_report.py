@@ -1,3 +1,5 @@
+import collections
+import dataclasses
 import json
 from html.parser import HTMLParser
 
@@ -16,7 +18,7 @@ ATTACK = "<script>alert('x')</script>"
 class Page(HTMLParser):
     """The text of a page, its tags, and whether every tag is closed."""
 
-    VOID = frozenset({"meta", "line", "circle", "rect"})
+    VOID = frozenset({"meta", "line", "circle", "rect", "polyline", "input"})
 
     def __init__(self, html):
         super().__init__()
@@ -44,7 +46,7 @@ class Page(HTMLParser):
 def evaluate(tmp_path, example, word):
     """A maker of evaluation folders: which share of answers each (explainer, control) has right."""
 
-    def make(name, shares, *, task="activation-patching", n=60):
+    def make(name, shares, *, task="activation-patching", n=60, pad="", provenance=None):
         examples = [
             example(i, i % 4 == 0, f"w{i}", cell=f"relation × {i % 3 * 8}", task=task)
             for i in range(n)
@@ -61,7 +63,8 @@ def evaluate(tmp_path, example, word):
             for (explainer, control), share in shares.items()
         ]
         folder = tmp_path / name
-        settings = {"weights": "ab12"}
+        examples = [dataclasses.replace(e, question=e.question + pad) for e in examples]
+        settings = {"weights": "ab12", **(provenance or {})}
         write_evaluation(folder, examples, runs, target="tiny", resamples=200, provenance=settings)
         return folder
 
@@ -92,17 +95,22 @@ def test_shows_scores_controls_baselines_and_the_lift(evaluate, tmp_path):
     assert "60 questions in 60 groups" in page.text
     assert "the output changed in 25.0 % of them and stayed in 75.0 %" in page.text
     assert '"weights": "ab12"' in page.text
-    assert [dict(attrs)["class"] for tag, attrs in page.tags if tag == "tr" and attrs] == ["main"]
+    marked = [attrs["class"] for tag, attrs in page.tags if tag == "tr" and attrs]
+    assert marked == ["main"] * 3, "among scores, among the others the best, by released rules"
+    found = {row["control"]: row for row in scores["paired"]}["zero"]
+    p = "< 0.001" if found["test"]["p"] < 0.001 else f"{found['test']['p']:.3f}"
+    assert f"{p} {100 * found['smallest']['exact_match']:.1f}" in page.text
+    assert page.text.count("of self · zero") > 0, "cells stand beside the best control's"
 
 
 def test_plots_every_row_of_every_metric_where_it_belongs(evaluate):
     page = Page(render([load_evaluation(evaluate("ap", SHARES))]))
-    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3, "all but the share that was read"
     circles = [attrs for tag, attrs in page.tags if tag == "circle"]
     squares = [attrs for tag, attrs in page.tags if tag == "rect"]
-    assert (len(circles), len(squares)) == (4 * 3, 4 * 1)
+    assert (len(circles), len(squares)) == (3 * 3, 3 * 1)
     kinds = [attrs["class"] for tag, attrs in page.tags if tag == "g"]
-    assert kinds == ["baseline", "explainer main", "control", "control"] * 4
+    assert kinds == ["baseline", "explainer main", "control", "control"] * 3
     ticks = {text: i for i, text in enumerate(page.texts)}
     assert {"0", "25", "50", "75", "100"} <= set(ticks)
     lines = [
@@ -141,12 +149,38 @@ def test_cells_compare_measured_with_predicted(evaluate):
     assert [cell["exact"] for cell in cells] == [16 / 20, 16 / 20, 16 / 20]
 
 
-def test_shows_right_and_wrong_answers_with_their_controls(evaluate):
-    shown = view(load_evaluation(evaluate("ap", SHARES)))["answers"]
-    assert [answer["exact"] for answer in shown] == [True] * 3 + [False] * 3
-    assert [answer["id"] for answer in shown] == ["e0", "e16", "e32", "e48", "e52", "e56"]
-    assert [row["control"] for row in shown[2]["given"]] == ["none", "zero", "shuffled"]
-    assert [row["exact"] for row in shown[2]["given"]] == [True, False, False]
+def test_shows_right_and_wrong_answers_of_either_kind_with_their_controls(evaluate):
+    """Of 60, 48 right; every fourth changed: 12 right and changed, 36 right, 3 and 9 wrong."""
+    answers = view(load_evaluation(evaluate("ap", SHARES)))["answers"]
+    assert answers["kinds"] == ["changed", "unchanged"]
+    shown = answers["shown"]
+    sizes = collections.Counter((answer["exact"], answer["kind"]) for answer in shown)
+    assert sizes == {(True, 0): 12, (True, 1): 12, (False, 0): 3, (False, 1): 9}
+    assert [a["id"] for a in shown[:3]] == ["e0", "e4", "e8"], "in the order of the questions"
+    assert [a["id"] for a in shown[12:15]] == ["e1", "e5", "e9"], "every third of 36"
+    assert [row["control"] for row in shown[8]["given"]] == ["none", "zero", "shuffled"]
+    assert [row["exact"] for row in shown[8]["given"]] == [True, False, False]
+    assert "36 of 60 answers: at most 12 right and 12 wrong ones of each kind" in answers["rule"]
+
+
+def test_answers_are_told_apart_without_a_script(evaluate):
+    """Each choice is a radio button before the answers, with a rule that hides the others."""
+    html = render([load_evaluation(evaluate("ap", SHARES))])
+    page = Page(html)
+    radios = [attrs["id"] for tag, attrs in page.tags if tag == "input"]
+    assert radios == [*(f"e1-was-{n}" for n in ("all", "right", "wrong")), "e1-of-all", "e1-of-0",
+                      "e1-of-1"]  # fmt: skip
+    labels = [attrs["for"] for tag, attrs in page.tags if tag == "label"]
+    assert labels == radios
+    assert ".was-right:checked ~ .answers > .wrong" in html
+    assert ".of-1:checked ~ .answers > .answer:not(.k1)" in html
+    classes = [a["class"] for tag, a in page.tags if tag == "details" and "answer" in str(a)]
+    assert collections.Counter(classes)["answer wrong k0"] == 3
+
+
+def test_a_report_of_many_long_answers_stays_small(evaluate):
+    one = load_evaluation(evaluate("ap", SHARES, n=240, pad="why? " * 2000))
+    assert len(render([one] * 8).encode()) < 2_000_000
 
 
 @pytest.mark.parametrize(

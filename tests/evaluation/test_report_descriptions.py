@@ -96,7 +96,7 @@ def test_every_step_is_thicker_or_as_thick_and_stronger_than_the_one_before(fold
     assert sorted(set(strengths)) == list(strengths)
     assert sorted(widths) == list(widths)
     assert widths[-1] > widths[4] > widths[0] > 0
-    assert html.count("--heat: ") == 2, "for light pages and for dark ones"
+    assert html.count("--heat: ") == 3, "for light pages, for dark ones, and on paper"
 
 
 def test_tokens_are_marked_by_their_activation(folder):
@@ -155,11 +155,16 @@ def test_layers_stand_in_order_with_their_means(folder):
     evaluation = load_evaluation(folder)
     layers = view(evaluation)["layers"]
     assert [(layer["cell"], layer["n"]) for layer in layers] == [("layer 2", 6), ("layer 10", 6)]
-    rows = evaluation["predictions"].to_pylist()[:12]
+    predictions = evaluation["predictions"].to_pylist()
+    rows, best = predictions[:12], evaluation["scores"]["lift"]["control"]
+    zero = [r for r in predictions if (r["explainer"], r["control"]) == ("self", best)]
     for layer in layers:
         own = [row for row in rows if row["cell"] == layer["cell"]]
-        assert layer["scores"][0] == pytest.approx(np.mean([row["simulation"] for row in own]))
-        assert layer["scores"][6] == np.mean([row["exact"] for row in own])
+        score, beside = layer["scores"][0]
+        assert score == pytest.approx(np.mean([row["simulation"] for row in own]))
+        others = [row for row in zero if row["cell"] == layer["cell"]]
+        assert beside == pytest.approx(np.mean([row["simulation"] for row in others]))
+        assert layer["scores"][6][0] == np.mean([row["exact"] for row in own])
 
 
 def test_the_finding_goes_by_the_simulation_score():
