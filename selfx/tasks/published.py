@@ -37,6 +37,8 @@ def patching_example(
     A row without our columns is grouped by the statement that its prompt opens with, which names
     the subject, so that rows about one subject are resampled together.
     """
+    if not row["layer"]:
+        raise SelfxError("no example: layer is empty", expected="the layers patched")
     text = pieces_to_text(row["input_tokens"])
     before, after = (
         pieces_to_text(row[name]).strip()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json
 from selfx.tasks.example import Example
+from selfx.tasks.hub import place_of
 from selfx.tasks.published import (
     ablation_example,
     feature_example,
@@ -21,7 +22,7 @@ from selfx.tasks.published import (
     reading_example,
 )
 from selfx.tasks.rows import first_line
-from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, READING, task_of
+from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, READING, is_list, task_of
 
 TRACE = "trace.json"
 SPLITS = ("train", "test")
@@ -40,7 +41,8 @@ def write_shards(out: Path, schema: pa.Schema, tables: dict[str, list[pa.Table]]
             with atomic(path) as temporary:
                 pq.write_table(table.slice(shard * ROWS_A_SHARD, ROWS_A_SHARD), temporary)
             written.add(path)
-    for stray in set(_shards(out, "train") + _shards(out, "test")) - written:
+    place = place_of(out)
+    for stray in set(place.shards("train") + place.shards("test")) - written:
         stray.unlink()
     return counts
 
@@ -51,7 +53,8 @@ def load_trace(folder: str | Path) -> dict[str, Any]:
     Raises:
       SelfxError: there is no trace in the folder, or it is not finished.
     """
-    folder = Path(folder)
+    place = place_of(folder)
+    folder = place.folder
     if (folder / TRACE).exists():
         record = read_json(folder / TRACE, hint=_HINT)
         if not isinstance(record, dict) or record.get("task") not in NEEDED:
@@ -59,25 +62,26 @@ def load_trace(folder: str | Path) -> dict[str, Any]:
                 f"{folder / TRACE} names no task", expected=f"one of {', '.join(NEEDED)}"
             )
         return record
-    shards = [path for split in SPLITS for path in _shards(folder, split)]
+    shards = [path for split in SPLITS for path in place.shards(split)]
     if not shards or (folder / ".blocks").exists():
         raise _no_trace(folder)
     task = task_of(_schema(shards[0]), shards[0])
-    return {"task": task, "target": None, "target_hash": None, "settings": {}, "seed": None}
+    told: dict[str, Any] = {"target_hash": None, "settings": {}, "seed": None}
+    return {"task": task, "target": place.target, **told}
 
 
 def load_examples(folder: str | Path, split: str) -> list[Example]:
     """The examples of a split, in the order of their shards.
 
     Args:
-      folder: a trace folder, or one with published shards (`train-00000-of-00002.parquet`).
+      folder: a trace folder, one with published shards (`train-00000-of-00002.parquet`), or a data
+        set of the hub, as `selfx.tasks.hub` names them.
       split: `train` or `test`.
 
     Raises:
       SelfxError: no trace, an unfinished one, an unknown split, a file that cannot be read, a
         column missing or of the wrong type.
     """
-    folder = Path(folder)
     if split not in SPLITS:
         raise SelfxError(f"split {split!r}", expected=f"one of {', '.join(SPLITS)}")
     task = load_trace(folder)["task"]
@@ -99,10 +103,16 @@ def shards_of(folder: str | Path, split: str) -> list[Path]:
     Raises:
       SelfxError: there are none.
     """
-    shards = _shards(Path(folder), split)
+    shards = place_of(folder).shards(split)
     if not shards:
         raise SelfxError(f"no {split}-*.parquet in {folder}", hint=_HINT)
     return shards
+
+
+def files_of(folder: str | Path) -> list[Path]:
+    """The files of both splits, in order of name."""
+    place = place_of(folder)
+    return sorted(path for split in SPLITS for path in place.shards(split))
 
 
 def open_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -126,22 +136,30 @@ def _read(path: Path, task: str, split: str, start: int) -> list[Example]:
     vectors: Sequence[np.ndarray | None] = [None] * table.num_rows
     if task in _VECTOR_OF:
         column, table = _VECTOR_OF[task](table)
-        vectors = (_several if pa.types.is_list(column.type.value_type) else _vectors)(column, path)
-    make = _MAKERS[task]
+        vectors = (_several if is_list(column.type.value_type) else _vectors)(column, path)
     rows = zip(table.to_pylist(), vectors, strict=True)
+    return [_example(task, row, held, split, start, n, path) for n, (row, held) in enumerate(rows)]
+
+
+def _example(
+    task: str,
+    row: dict[str, Any],
+    vectors: np.ndarray | None,
+    split: str,
+    start: int,
+    number: int,
+    path: Path,
+) -> Example:
+    """The example of row `number` of a file."""
     try:
-        return [make(row, split, held, start + n) for n, (row, held) in enumerate(rows)]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, SelfxError):
-            raise SelfxError(f"{path}: {error}") from error
-        raise SelfxError(f"{path}: a row that is no example ({error!r})") from error
-
-
-def _shards(folder: Path, split: str) -> list[Path]:
-    """Shards in the folder, or in its `data/`, where the hub puts them."""
-    return sorted(folder.glob(f"{split}-*.parquet")) or sorted(
-        folder.glob(f"data/{split}-*.parquet")
-    )
+        return _MAKERS[task](row, split, vectors, start + number)
+    except SelfxError as error:
+        told = {"expected": error.expected, "hint": error.hint}
+        raise SelfxError(f"{path}, row {number}: {error.got}", **told) from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise SelfxError(
+            f"{path}, row {number}: no example ({error!r})", expected=f"a row of {task}"
+        ) from error
 
 
 def _schema(path: Path) -> pa.Schema:
@@ -153,8 +171,12 @@ def _schema(path: Path) -> pa.Schema:
 
 def _check_filled(table: pa.Table, task: str, path: Path) -> None:
     for name in NEEDED[task]:
-        if table[name].null_count:
-            raise SelfxError(f"{path}: column {name} is empty in {table[name].null_count} rows")
+        if empty := table[name].null_count:
+            first = table[name].is_null().index(True).as_py()
+            raise SelfxError(
+                f"{path}: column {name} is empty in {empty} rows, first in row {first}",
+                expected="something in every row",
+            )
 
 
 def _vectors(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
@@ -162,13 +184,23 @@ def _vectors(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
     if not len(column):
         return []
     width = len(column[0]) if column[0].is_valid else 0
+    lengths = np.nan_to_num(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    wrong = np.flatnonzero(lengths != width)
+    if not width or len(wrong):
+        row = wrong[0] if width else 0
+        raise SelfxError(
+            f"{path}: vectors of different widths: {int(lengths[row])} numbers in row {row}",
+            expected=f"{width or 'some'} numbers each",
+        )
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    lengths = pc.list_value_length(column)
-    if not width or pc.unique(lengths).to_pylist() != [width]:
-        raise SelfxError(f"{path}: vectors of different widths", expected=f"{width} numbers each")
-    if not np.isfinite(flat).all():
-        raise SelfxError(f"{path}: a vector with a number that is not finite")
-    return list(flat.reshape(-1, 1, width))
+    vectors = flat.reshape(-1, 1, width)
+    wrong = np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))
+    if len(wrong):
+        raise SelfxError(
+            f"{path}: a vector with a number that is not finite in row {wrong[0]}",
+            expected="finite numbers",
+        )
+    return list(vectors)
 
 
 def _several(column: pa.Array, path: Path) -> Sequence[np.ndarray | None]:
