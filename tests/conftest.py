@@ -134,17 +134,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.fixture(scope="module")
-def compiled_once():
-    """The environment of a child process."""
-    return {**os.environ}
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """TODO remove."""
-
-
 @pytest.fixture
 def exact(monkeypatch):
     """Float64 all through: where our code asks for float32 it gets float64."""

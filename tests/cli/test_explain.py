@@ -23,8 +23,6 @@ from selfx.tasks.example import SLOT
 from selfx.tasks.now import of_ablation, of_features, of_reading
 from selfx.tasks.store import load_examples
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 SETTINGS = Training(rank=2, alpha=2.0, style="plain", injection="add", strength=5.0)
 SHORT = ("--max-new-tokens", 4)
 SEA = ("--text", "the old sea", "--at", "old")

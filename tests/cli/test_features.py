@@ -16,8 +16,6 @@ from selfx.cli import GROUPS
 from selfx.features.exemplars.texts import read_texts
 from selfx.models.decoder import forward
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 NESTED = [(group, name) for group, (_, commands) in GROUPS.items() for name in commands]
 WORDS = " ".join(f"{word} thing{n}" for n, word in enumerate(["old sea", "new hut"] * 60))
 SMALL = (

@@ -9,8 +9,6 @@ from selfx.data import facts_path, questions_path
 from selfx.models.decoder import forward
 from selfx.tasks.store import load_examples
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def one_object(done):
     assert done.code == 0, done.err

@@ -18,7 +18,7 @@ from selfx.explainer.trained import Trained
 from selfx.sharding import make_mesh, shard, shard_batch
 from selfx.testing import tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly", "exact")
+pytestmark = pytest.mark.usefixtures("exact")
 
 HOW = How(Way("add", 0.7), depth=4)
 KEY = 0

@@ -44,8 +44,6 @@ CASES = (
 )
 """Every family, every way to stretch positions, every kind of window and norm."""
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_and_weight(patient, case):

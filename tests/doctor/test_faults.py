@@ -9,9 +9,6 @@ import pytest
 from selfx.models import decoder
 from selfx.models.config import Rope
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-
 COMPUTED = ("identities", "steps")
 """What wrong numbers can show in: padding, company and a cache know nothing of them."""
 

@@ -29,7 +29,6 @@ from selfx.tasks.example import SLOT
 from selfx.tasks.store import load_examples, load_trace
 from selfx.tasks.trace import trace
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PLAIN = Training(style="plain", rank=2, alpha=2)
 
 

@@ -17,8 +17,6 @@ from selfx.explainer.training import Training
 from selfx.explainer.watch import divide
 from selfx.tasks.store import load_examples
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 QUICK = Evaluation(("zero",), ("majority",), max_new_tokens=3, batch_size=8)
 
 

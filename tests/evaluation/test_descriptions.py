@@ -287,7 +287,6 @@ def test_wordings_are_compared_by_the_best_embedder_that_is_here(monkeypatch):
     assert found.about["similarity"] == {"embedder": "all-MiniLM-L6-v2"}
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_a_model_may_simulate(feature_trace, tiny_folder, tiny_lm, tmp_path):
     from selfx.evaluation.descriptions import texts_of
     from selfx.tasks.store import load_examples

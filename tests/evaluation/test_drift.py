@@ -15,7 +15,7 @@ TEXTS = [list(range(7, 16)), list(range(40, 45)), list(range(100, 112)), [9, 8, 
 
 
 @pytest.fixture(scope="module")
-def pair(compiled_quickly):
+def pair():
     """A model, and the same with its weights moved a little."""
     before = tiny_model(tiny_config(n_layers=2))
     rng = np.random.default_rng(0)

@@ -21,8 +21,6 @@ ROWS = [
     *[(name, "none") for name in BASELINES],
 ]
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture(scope="module")
 def data(planted_trace, tmp_path_factory):

@@ -25,8 +25,6 @@ ROWS = [("tiny", control) for control in ("none", *CONTROLS)]
 ROWS += [(name, "none") for name in BASELINES]
 FILES = {"scores.json", "predictions.parquet", "report.html", "examples.json", "candidates.json"}
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture(scope="module")
 def data(feature_trace, tmp_path_factory):

@@ -27,8 +27,6 @@ from selfx.tasks import reading
 from selfx.tasks.store import load_examples
 from selfx.tasks.trace import trace
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture
 def words(example):

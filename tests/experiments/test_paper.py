@@ -45,7 +45,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def config(place, compiled_once, compiled_quickly):
+def config(place):
     def make(script, **settings):
         where = {"work": place / "work", "keep": place / "keep"}
         return script.Config(scale="tiny", **where, **settings)

@@ -36,7 +36,7 @@ def sibling(folder):
 
 
 @pytest.fixture(scope="module")
-def made(sibling, compiled_once, compiled_quickly):
+def made(sibling):
     return siblings.main(sibling)
 
 
@@ -124,7 +124,7 @@ def test_the_behaviour_change_asks_the_same_questions_of_all(sibling, made, fold
     assert str(folder) not in (config.keep / "scores.json").read_text()
 
 
-def test_a_model_from_nothing_learns_and_loads(folder, compiled_once, compiled_quickly):
+def test_a_model_from_nothing_learns_and_loads(folder):
     config = inside(from_scratch.TINY, folder, "from-scratch")
     found = from_scratch.main(config)
     assert found["held_out_loss"] < np.log(config.vocabulary) - 0.3

@@ -16,8 +16,6 @@ from selfx.models.block import MAPS
 from selfx.models.decoder import forward
 from selfx.weights.peft import load_adapter, save_adapter
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def adapters(tiny):

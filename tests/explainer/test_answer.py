@@ -21,8 +21,6 @@ from selfx.explainer.training import Training
 from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 PLAIN = Training(rank=2, alpha=4.0, style="plain", strength=3.0)
 LIMIT = 8
 

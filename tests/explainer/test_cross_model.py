@@ -18,8 +18,6 @@ from selfx.explainer.training import Training
 from selfx.tasks.store import load_examples
 from selfx.testing import CHAT_TEMPLATE, SPECIAL
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 SETTINGS = Training(
     epochs=10,
     batch_size=16,

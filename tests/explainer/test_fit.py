@@ -20,7 +20,7 @@ from selfx.explainer.step import init_state
 from selfx.explainer.trained import Trained
 from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("short_questions", "compiled_once")
+pytestmark = pytest.mark.usefixtures("short_questions")
 
 RESULT = ("adapter/adapter_model.safetensors", "config.json", "metrics.jsonl")
 SETTINGS = Training(

@@ -21,8 +21,6 @@ from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 from selfx.testing import tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 ROWS, LENGTH, MOST = 4, 7, 3
 SLOTS = np.array([[1, 4, 5], [6, -1, -1], [-1, -1, -1], [2, 3, -1]])
 LAYERS = np.array([[0, 2, 2], [3, -1, -1], [-1, -1, -1], [1, 0, -1]])

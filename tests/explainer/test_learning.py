@@ -22,8 +22,6 @@ from selfx.explainer.step import init_state, make_step
 from selfx.explainer.trained import explaining
 from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 RATES = Optimization(3e-3, reader_rate=2e-2)
 LORA = Training(style="plain", rank=4, batch_size=16, epochs=15, held_out=0.5, optimization=RATES)
 FULL = dataclasses.replace(LORA, trains=("full",), optimization=Optimization(2e-3))

@@ -24,8 +24,6 @@ from selfx.models.decoder import forward
 from selfx.models.parameters import from_parameters
 from selfx.tasks.example import SLOT, Example
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 END = 2
 WIDTH = 128
 

@@ -13,8 +13,6 @@ from selfx.models.block import MAPS
 from selfx.models.decoder import forward
 from selfx.testing import tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 TOKENS = np.random.default_rng(0).integers(6, 262, (2, 9))
 
 

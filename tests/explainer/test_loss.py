@@ -17,7 +17,7 @@ from selfx.explainer.trained import Trained, parameters
 from selfx.tasks.example import SLOT, Example
 from selfx.testing import tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly", "exact")
+pytestmark = pytest.mark.usefixtures("exact")
 
 HOW = How(Way("add", 0.8), depth=4)
 TOLERANCE = 1e-10

@@ -13,7 +13,7 @@ from selfx.explainer.optimization import Optimization
 from selfx.explainer.run import Run
 from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("short_questions", "compiled_once", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("short_questions")
 
 SETTINGS = Training(
     epochs=11,

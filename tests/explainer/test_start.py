@@ -18,7 +18,7 @@ from selfx.explainer.run import Run
 from selfx.explainer.trained import parameters
 from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("short_questions", "compiled_once", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("short_questions")
 
 SHORT = Training(style="plain", rank=2, epochs=2, batch_size=8, held_out=0.0)
 

@@ -16,8 +16,6 @@ from selfx.explainer.trained import begin
 from selfx.explainer.training import Training
 from selfx.testing import tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
-
 HOW = How(Way("marker"), depth=4)
 RATES = Optimization(1e-2)
 

@@ -24,7 +24,7 @@ from selfx.explainer.training import Training
 from selfx.explainer.watch import MOST, divide
 from selfx.tasks.example import SLOT, Example
 
-pytestmark = pytest.mark.usefixtures("short_questions", "compiled_once", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("short_questions")
 
 SETTINGS = Training(
     style="plain",

@@ -74,15 +74,13 @@ def made(planted_trace, tiny_folder, tiny_lm, tmp_path_factory):
 
 
 @pytest.fixture
-def started(compiled_once):
+def started():
     """A function: a command in a process of its own, returned once `begun()` is true of it."""
     children = []
 
     def start(arguments, begun):
         command = [sys.executable, "-m", "selfx.cli", *map(str, arguments)]
-        child = subprocess.Popen(
-            command, env=compiled_once, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         children.append(child)
         patience = time.monotonic() + 240  # a busy machine starts and compiles slowly
         while not begun() and child.poll() is None and time.monotonic() < patience:

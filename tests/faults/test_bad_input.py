@@ -12,8 +12,6 @@ import selfx
 from selfx.errors import SelfxError
 from selfx.models.decoder import forward
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def damaged(file, how):
     """Spoils a file in place."""

@@ -7,8 +7,6 @@ import pytest
 from selfx.explainer.fit import fit
 from selfx.explainer.training import Training
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RESULT = ("adapter/adapter_model.safetensors", "config.json", "metrics.jsonl")
 
 

@@ -7,8 +7,6 @@ import pytest
 
 from selfx import files
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture
 def full_disk(monkeypatch):

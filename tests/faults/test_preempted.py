@@ -15,8 +15,6 @@ from selfx.features.training.settings import SaeTraining
 from selfx.features.training.train import train
 from selfx.preemption import Preempted
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 EVERY = {"save_every": 7, "log_every": 5}
 
 

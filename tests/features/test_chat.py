@@ -210,7 +210,6 @@ def test_written_texts_are_lines_without_numbers():
     assert got == [["A cat sat.", "Two cats.", "Three."]]
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_a_model_that_runs_here_answers_the_same_alone_and_in_a_batch(tiny_lm):
     chat = LocalChat(tiny_lm, max_new_tokens=4, batch_size=2)
     asked = [user("hi"), user("something"), user("hi")]

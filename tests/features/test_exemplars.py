@@ -23,8 +23,6 @@ from selfx.features.exemplars.directions import (
 from selfx.features.exemplars.files import load_exemplars, mined, save_exemplars
 from selfx.features.exemplars.mine import STATE, Search, mine
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LAYER = 1
 SIZES = {"top": 4, "sample": 5, "random": 3}
 SEARCH = Search(**SIZES, batch_size=8)

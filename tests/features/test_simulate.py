@@ -28,8 +28,6 @@ from selfx.features.scores.score import (
 )
 from selfx.features.scores.simulate import MOVED, ModelSimulator, simulate
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 MEMBERS = {
     "digits": "0123456789",
     "vowels": "aeiou",

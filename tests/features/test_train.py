@@ -17,8 +17,6 @@ from selfx.features.training.settings import SaeTraining
 from selfx.features.training.stream import stream_arrays
 from selfx.features.training.train import train
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 D, N, K = 24, 40, 3
 
 

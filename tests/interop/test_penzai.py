@@ -128,7 +128,7 @@ def test_layers_apart(model):
     assert_same(interop.from_penzai(theirs, model.config), model)
 
 
-def test_a_run_copies_nothing(small, compiled_quickly):
+def test_a_run_copies_nothing(small):
     """As the module's text has it run: the parameters stay where they are."""
     theirs = interop.to_penzai(small)
     cut, weights = pz.unbind_params(theirs, freeze=True)
@@ -160,7 +160,7 @@ def test_a_weight_replaced_in_penzai_comes_back(known):
     assert back.blocks.up.w[...] is model.blocks.up.w[...]
 
 
-def test_logits_after_a_weight_was_replaced(small, compiled_quickly):
+def test_logits_after_a_weight_was_replaced(small):
     """Penzai's logits with the new weight are ours from the model that came back."""
     theirs = replaced(interop.to_penzai(small), 1, "blocks.down.w", lambda w: 2 * w)
     want = pz.variable_jit(run)(theirs, tokens())
@@ -170,7 +170,7 @@ def test_logits_after_a_weight_was_replaced(small, compiled_quickly):
     assert np.abs(got - before).max() > 0.01 * np.abs(want).max()
 
 
-def test_inside_jit_and_grad(small, compiled_quickly):
+def test_inside_jit_and_grad(small):
     """Traced weights go there and back, and gradients reach them through Penzai's code."""
 
     def loss(logits):
@@ -190,7 +190,7 @@ def test_inside_jit_and_grad(small, compiled_quickly):
     assert_same(jax.jit(lambda f: interop.from_penzai(f, small.config))(frozen), small)
 
 
-def test_bfloat16_weights_with_float32_activations(small, compiled_quickly):
+def test_bfloat16_weights_with_float32_activations(small):
     """The logits of the same weights in float32, and nothing is copied."""
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), small)
     whole = jax.tree.map(lambda x: x.astype(jnp.float32), half)
@@ -204,7 +204,7 @@ def test_bfloat16_weights_with_float32_activations(small, compiled_quickly):
     assert_same(interop.from_penzai(theirs, half.config), half)
 
 
-def test_penzais_cache_writes_what_ours_writes(small, compiled_quickly):
+def test_penzais_cache_writes_what_ours_writes(small):
     """Its sampling mode takes the exported model as it takes its own."""
     start, n = tokens(rows=2, length=5), 3
     want = generate(small, start, max_new_tokens=n).tokens

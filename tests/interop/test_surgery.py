@@ -19,7 +19,6 @@ model_parts = pytest.importorskip("penzai.models.transformer.model_parts")
 save_intermediates = pytest.importorskip("penzai.toolshed.save_intermediates")
 interop = pytest.importorskip("selfx.interop.penzai")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LAYER, HEAD, POSITION = 1, 3, 4
 N_LAYERS = 3

@@ -20,8 +20,6 @@ from selfx.models.decoder import forward
 from selfx.models.sites import sites_of
 from selfx.testing import tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTH = 7
 METRIC = logit_difference([20, 30], [40, 50])
 FAMILIES = {

@@ -12,8 +12,6 @@ from selfx.interventions.metric import logit_difference
 from selfx.interventions.sweep import sweep
 from selfx.models.sites import SITES
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTH = 6
 ANSWER, OTHER = np.array([20, 30]), np.array([40, 50])
 METRIC = logit_difference(ANSWER, OTHER)

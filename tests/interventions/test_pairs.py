@@ -70,7 +70,7 @@ def check(oracle, model, pairs, results, within, weights=None):
 
 
 @pytest.fixture(scope="module")
-def many(tiny, compiled_once):
+def many(tiny):
     pairs = draw(90, tiny.config.vocab_size, tiny.config.n_layers)
     return pairs, run_pairs(tiny, pairs, batch_size=16, keep_vectors=True)
 
@@ -99,21 +99,21 @@ def test_waves_do_not_matter(tiny, many, monkeypatch):
     assert again.vectors is None
 
 
-def test_one_text_at_every_layer_and_position(tiny, numpy_llama, compiled_once):
+def test_one_text_at_every_layer_and_position(tiny, numpy_llama):
     """A grid: more positions of one source than one row of a run returns."""
     base, source = tuple(range(10, 22)), tuple(range(40, 52))
     pairs = [Pair(base, source, (layer,), t, t) for layer in (0, 3) for t in range(12)]
     check(numpy_llama, tiny, pairs, run_pairs(tiny, pairs, keep_vectors=True), within=1e-3)
 
 
-def test_a_text_patched_with_itself_stays(tiny, compiled_once):
+def test_a_text_patched_with_itself_stays(tiny):
     text = tuple(range(9, 25))
     pairs = [Pair(text, text, (0, 1, 2, 3), t, t) for t in range(16)]
     results = run_pairs(tiny, pairs)
     np.testing.assert_array_equal(results.base, results.patched)
 
 
-def test_distinct_texts_run_once(tiny, monkeypatch, compiled_once):
+def test_distinct_texts_run_once(tiny, monkeypatch):
     """Of 32 pairs on 4 bases and 2 sources, 4 rows and 2 rows run in full."""
     seen = {"begin": [], "_read": []}
     for name, where in (("begin", P), ("_read", S)):

@@ -10,8 +10,6 @@ from selfx.interventions.path import Place, path_edits, path_patch
 from selfx.models.decoder import forward
 from selfx.models.generate import generate
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTH = 6
 TOLERANCE = 5e-5
 HEAD = np.arange(4)[:, None] == 2

@@ -11,8 +11,6 @@ from selfx.interventions.metric import logit_difference
 from selfx.interventions.sweep import sweep
 from selfx.models.sites import SITES
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 LENGTH = 10
 TOLERANCE = 5e-5
 ANSWER, OTHER = np.array([20, 30]), np.array([40, 50])

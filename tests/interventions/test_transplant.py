@@ -10,8 +10,6 @@ from selfx.models.decoder import forward
 from selfx.models.generate import generate
 from selfx.testing import tiny_config, tiny_model
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TOLERANCE = 5e-5
 NEW = 4
 

@@ -11,7 +11,7 @@ from selfx.testing import tiny_config
 CONFIG = tiny_config(n_layers=8, d_model=64, d_ff=128, d_head=16, tied=True)
 
 
-def test_it_starts_at_chance_and_its_residual_does_not_grow(compiled_quickly):
+def test_it_starts_at_chance_and_its_residual_does_not_grow():
     model = fresh_model(CONFIG, seed=1)
     tokens = np.random.default_rng(0).integers(6, 262, (2, 24))
     run = jax.jit(selfx.forward, static_argnames="capture")

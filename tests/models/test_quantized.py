@@ -48,7 +48,7 @@ def floats(request):
 
 
 @pytest.fixture(scope="module", params=METHODS)
-def method(request, compiled_quickly):
+def method(request):
     return request.param
 
 

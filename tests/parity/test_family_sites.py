@@ -102,7 +102,7 @@ def unembedded(model, at):
     return y if config.logit_cap is None else config.logit_cap * np.tanh(y / config.logit_cap)
 
 
-def test_identities(model, one_a_family, tokens, compiled_quickly):
+def test_identities(model, one_a_family, tokens):
     one = model(one_a_family)
     sites = tuple(sites_of(one.config))
     captures, read = captured(one, tokens, sites)
@@ -119,7 +119,7 @@ def test_identities(model, one_a_family, tokens, compiled_quickly):
 
 @pytest.mark.parametrize("case", ["gpt_neox-parallel", "phi3-longrope"])
 @pytest.mark.parametrize("site", ["value", "z", "attn_probs", "mlp_act"])
-def test_a_wrong_layout_fails(model, case, site, tokens, compiled_quickly):
+def test_a_wrong_layout_fails(model, case, site, tokens):
     """Heads in another order, or neurons, are noticed."""
     one = model(case)
     at = float64(captured(one, tokens, tuple(sites_of(one.config)))[0])
@@ -134,7 +134,7 @@ def mesh():
     return make_mesh(data=4, model=2)
 
 
-def test_transforms_agree(model, family_apart, tokens, mesh, compiled_quickly):
+def test_transforms_agree(model, family_apart, tokens, mesh):
     """vmap, pmap, remat, a mesh of 4 x 2 devices and fused attention give what jit gives."""
     one = model(family_apart)
     width = one.config.d_model

@@ -56,7 +56,7 @@ def assert_close(got, want, what):
     assert worst <= TOLERANCE, f"{what}: off by {worst:.1e} of its scale"
 
 
-def test_every_case(golden, golden_case, loaded, compiled_quickly):
+def test_every_case(golden, golden_case, loaded):
     """Logits and every residual; padded on either side; with a cache (where torch has one rule)."""
     expected = golden.load(golden_case)
     tokens, mask = padded(expected.rows)

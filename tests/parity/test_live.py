@@ -53,7 +53,7 @@ def sides(rows):
     return found
 
 
-def test_live(golden_case, golden, model, torch_side, compiled_quickly):
+def test_live(golden_case, golden, model, torch_side):
     make_golden, golden_torch = torch_side
     theirs = make_golden.loaded(golden_case, make_golden.DECLARED[golden_case]).float()
     mine, vocabulary = model(golden_case), golden.load(golden_case).logits[0].shape[-1]

@@ -17,7 +17,6 @@ from selfx.weights.peft.settings import read_settings
 
 pytestmark = [
     pytest.mark.reference,
-    pytest.mark.usefixtures("compiled_once", "compiled_quickly"),
 ]
 WITHIN = 1e-5
 """Of the largest logit: what float32 leaves of what PEFT computes in float64."""

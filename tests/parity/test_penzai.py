@@ -77,7 +77,7 @@ def load(golden, case, tmp_path):
     return folder_weights(folder, folder_config(folder), jnp.float32)
 
 
-def test_every_case(golden, golden_case, tmp_path, compiled_quickly):
+def test_every_case(golden, golden_case, tmp_path):
     """Padded on the left: ours like Penzai's, and Penzai's like torch's; or refused, and why."""
     why = reason(golden_case)
     if why is not None:
@@ -130,7 +130,7 @@ def loaded_by_penzai(hf_state):
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_penzais_own_loader(loaded_by_penzai, kv_heads, compiled_quickly):
+def test_penzais_own_loader(loaded_by_penzai, kv_heads):
     """It finds the same weights in a checkpoint that `to_penzai` shows, and they come back."""
     model = tiny_model(tiny_config(n_layers=2, n_kv_heads=kv_heads))
     theirs, ours = loaded_by_penzai(model), interop.to_penzai(model)

@@ -57,7 +57,7 @@ def questions_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def patching_trace(tmp_path_factory, tiny_lm, facts_file, compiled_once):
+def patching_trace(tmp_path_factory, tiny_lm, facts_file):
     """The folder and record of a trace of activation patching."""
     folder = tmp_path_factory.mktemp("patching") / "trace"
     record = trace("activation-patching", tiny_lm, folder, data=facts_file, limit=40, seed=3)
@@ -65,7 +65,7 @@ def patching_trace(tmp_path_factory, tiny_lm, facts_file, compiled_once):
 
 
 @pytest.fixture(scope="module")
-def ablation_trace(tmp_path_factory, tiny_lm, questions_file, compiled_once):
+def ablation_trace(tmp_path_factory, tiny_lm, questions_file):
     """The folder and record of a trace of input ablation."""
     folder = tmp_path_factory.mktemp("ablation") / "trace"
     options = {"max_tokens": 700, "hints_per_question": 2}

@@ -13,12 +13,11 @@ from selfx.tasks.contrast_sets import Outcome, distinct
 from selfx.tasks.store import load_examples, load_trace
 from selfx.tasks.trace import trace
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
 OPTIONS = {"rows": 3, "margin": 0.0, "chunks": 2}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_lm, facts_file, compiled_once):
+def made(tmp_path_factory, tiny_lm, facts_file):
     folder = tmp_path_factory.mktemp("contrast") / "trace"
     trace("contrast-patching", tiny_lm, folder, data=facts_file, limit=60, **OPTIONS)
     return folder

@@ -22,8 +22,6 @@ from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 from selfx.tasks.store import load_examples
 from selfx.tasks.trace import trace
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 LATENTS = 8
 
 
@@ -33,7 +31,7 @@ def desk(tiny_lm):
 
 
 @pytest.fixture(scope="module")
-def reading_trace(tmp_path_factory, tiny_lm, compiled_once):
+def reading_trace(tmp_path_factory, tiny_lm):
     rng = np.random.default_rng(1)
     words = ["war", "paid", "the", "Anna", "of", "ran.", "sea,", "blue", "a", "tree", "stone"]
     path = tmp_path_factory.mktemp("text") / "text.jsonl"

@@ -95,7 +95,7 @@ def test_letters_that_were_written(text, letter):
     assert parse_letter(text) == letter
 
 
-def test_scores_of_shared_prompts_are_those_of_each_alone(tiny_lm, numpy_llama, compiled_once):
+def test_scores_of_shared_prompts_are_those_of_each_alone(tiny_lm, numpy_llama):
     questions = [Question(n, f"Is it {'very ' * n}{n}?", tuple("pqrs"), "A") for n in range(5)]
     groups = [[user_prompt(q), *(user_prompt(q, x) for x in "AD")] for q in questions]
     scores = letter_scores(tiny_lm, groups, batch_size=4)
@@ -108,7 +108,7 @@ def test_scores_of_shared_prompts_are_those_of_each_alone(tiny_lm, numpy_llama, 
             np.testing.assert_allclose(row, logits[list(letters)], atol=2e-4, rtol=1e-4)
 
 
-def test_what_is_written_is_read(tiny_lm, compiled_once):
+def test_what_is_written_is_read(tiny_lm):
     letters = written_letters(tiny_lm, ["Q?", "A longer one?"], batch_size=2)
     assert len(letters) == 2
     assert set(letters) <= {None, *"ABCD"}

@@ -47,14 +47,14 @@ def small_blocks():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_lm, text_file, compiled_once):
+def made(tmp_path_factory, tiny_lm, text_file):
     folder = tmp_path_factory.mktemp("reading") / "trace"
     record = trace("activation-reading", tiny_lm, folder, data=text_file, limit=100, **SETTINGS)
     return folder, record
 
 
 @pytest.fixture(scope="module")
-def chunked(tmp_path_factory, tiny_lm, text_file, compiled_once):
+def chunked(tmp_path_factory, tiny_lm, text_file):
     """With the vectors of two layers each, of three kinds of question."""
     folder = tmp_path_factory.mktemp("chunks") / "trace"
     options = {**SETTINGS, "vectors": 2, "layers": "1,3", "ask": "lens,here,which"}
@@ -230,7 +230,7 @@ def test_a_chunk_is_read_at_each_of_its_layers(chunked, rerun):
         np.testing.assert_array_equal(example.vectors, vectors[example.id])
 
 
-def test_a_killed_trace_ends_in_the_same_files(tmp_path, tiny_lm, text_file, compiled_once):
+def test_a_killed_trace_ends_in_the_same_files(tmp_path, tiny_lm, text_file):
     options = {"data": text_file, "limit": 100, "seed": 2, **SETTINGS}
     trace("activation-reading", tiny_lm, tmp_path / "whole", **options)
 
@@ -251,7 +251,7 @@ def test_a_killed_trace_ends_in_the_same_files(tmp_path, tiny_lm, text_file, com
     assert whole == cut
 
 
-def test_another_seed_asks_elsewhere(made, tmp_path, tiny_lm, text_file, compiled_once):
+def test_another_seed_asks_elsewhere(made, tmp_path, tiny_lm, text_file):
     options = {"data": text_file, "limit": 20, "seed": 1, **SETTINGS}
     trace("activation-reading", tiny_lm, tmp_path / "other", **options)
     ids = {example.id for example in both(made[0])}

@@ -87,7 +87,7 @@ def test_no_subject_of_the_test_split_is_seen_in_training(patching_trace):
         assert not any(f"{subject} " in seen for subject in held)
 
 
-def test_the_published_format(tmp_path, tiny_lm, facts_file, compiled_once, monkeypatch):
+def test_the_published_format(tmp_path, tiny_lm, facts_file, monkeypatch):
     monkeypatch.setattr(patching, "TEXTS_A_BLOCK", 8)
     monkeypatch.setattr(patching, "OVERSAMPLE", 1)
     monkeypatch.setattr(patching, "sayable", bool)  # this model says a control character
@@ -151,7 +151,7 @@ def test_letters_are_calibrated_on_training_questions_without_hints(ablation_tra
     assert np.std(record["letter_offsets"]) > 0
 
 
-def test_raw_letters(tmp_path, tiny_lm, questions_file, compiled_once):
+def test_raw_letters(tmp_path, tiny_lm, questions_file):
     options = {"answering": "letters", "max_tokens": 700, "hints_per_question": 4}
     record = trace(
         "input-ablation", tiny_lm, tmp_path / "t", data=questions_file, limit=8, **options
@@ -185,7 +185,7 @@ def test_written_answers(tmp_path, tiny_lm, questions_file, monkeypatch):
 
 @pytest.mark.parametrize("task", ["activation-patching", "input-ablation"])
 def test_a_stopped_trace_goes_on_to_the_same_bytes(
-    tmp_path, tiny_lm, facts_file, questions_file, compiled_once, monkeypatch, task
+    tmp_path, tiny_lm, facts_file, questions_file, monkeypatch, task
 ):
     data, options = facts_file, {}
     monkeypatch.setattr(patching, "TEXTS_A_BLOCK", 16)

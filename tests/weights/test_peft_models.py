@@ -21,7 +21,6 @@ from selfx.weights.peft import Matrices, write_adapter
 from selfx.weights.peft.contents import WEIGHTS
 from selfx.weights.peft.read import CONFIG
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
 TOKENS = np.random.default_rng(0).integers(6, 262, (2, 9))
 
 

@@ -160,7 +160,7 @@ def test_a_write_is_in_place_and_local(mesh, shape, spec):
 
 
 @pytest.mark.parametrize("case", CASES[1:5])
-def test_forward_on_the_mesh_is_forward_on_one_device(folder_of, mesh, case, compiled_quickly):
+def test_forward_on_the_mesh_is_forward_on_one_device(folder_of, mesh, case):
     folder = folder_of(case)
     tokens = np.random.default_rng(0).integers(1, 60, (4, 9))
     run = jax.jit(selfx.forward)

@@ -32,7 +32,7 @@ def asked_briefly(monkeypatch):
     monkeypatch.setattr(asking, "_template", lambda: "Is {predicted} {expected}? 1 to 5")
 
 
-@pytest.mark.usefixtures("compiled_quickly", "asked_briefly")
+@pytest.mark.usefixtures("asked_briefly")
 def test_a_model_here_rates_by_its_next_token_alone_and_in_a_batch(tiny_lm):
     """The oracle runs each question by itself, unpadded, and sums in float64."""
     pairs = [("cats", "dogs"), ("a longer text about birds", "dogs"), ("sea", "sea")]
