@@ -7,7 +7,7 @@ Every arm is trained on questions whose answer only the vector holds, and asked 
 has not met, with the vector, with zeros, with another question's vector, and with the vector
 turned. Exact match is teacher-forced: to the token what greedy decoding would say. Work goes to
 `runs/explainers` and goes on where it stopped; figures are kept in
-`experiments/results/explainers`.
+`experiments/results/explainers`. Seconds are 0 of a run that was found finished.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ def test_from_facts_to_a_page(cli, tiny_folder, shortest, tmp_path):
     folders = tmp_path / "scores", tmp_path / "plain"
     told = one_object(cli("report", *folders, "--out", tmp_path / "page.html", "--json"))
     assert told == {"report": str(tmp_path / "page.html")}
-    assert "scores" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    for name in (tmp_path.name, "plain"):  # a folder called scores is told by the one it is in
+        assert f"<h2>{name}: activation-patching" in page
 
 
 def test_hints(cli, tiny_folder, shortest, tmp_path):
