@@ -190,10 +190,10 @@ def test_the_report_shows_each_kind_of_question(done):
     html = render([load_evaluation(done[0])])
     scores = done[1]
     assert "Exact match by kind of question" in html
-    assert "Exact match by layer" in html
+    assert "Exact match by kind of question and layer" in html
     for ask in scores["by_ask"]:
         assert f">{ask}<" in html
-    assert html.count("<article>") == html.count("</article>") >= 1
+    assert html.count('<details class="answer ') >= 1
     assert "Shown activations that" in html
 
 
