@@ -3,7 +3,7 @@
 #
 # The whole path, small: experiments on a model become questions with true answers, the same model
 # learns to answer them from its own activations, and is examined on texts that it never saw, with
-# its vector and without. Sizes here are small, so that every cell ends in minutes on a laptop;
+# its vector and without. Sizes here are small; times are estimates for two CPU cores.
 # `selfx quickstart` is the same with more examples and two more tasks.
 
 # %% [markdown]

@@ -4,7 +4,8 @@
 # One program for one device and for many: weights are loaded straight to where they will live, and
 # what runs on them is the same `selfx.forward`, `selfx.fit` and `selfx.evaluate`. Here the mesh has
 # whatever devices there are: 8 on a Colab or Kaggle TPU, 1 on a GPU or CPU; 8 CPU devices to try it
-# with nothing at hand (`XLA_FLAGS=--xla_force_host_platform_device_count=8`).
+# with nothing at hand (`XLA_FLAGS=--xla_force_host_platform_device_count=8`). It has been run
+# on such CPU devices only; times are estimates for two cores.
 #
 # **On Colab**: Runtime → Change runtime type → TPU. Then change two lines below, marked *TPU*.
 

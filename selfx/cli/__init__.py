@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     groups = {name: _group(*group) for name, group in GROUPS.items()}
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS | groups, prog="selfx", description=_ABOUT, args=argv
-    )
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS | groups, prog="selfx", description=_ABOUT, args=argv
+        )
         result = command.run()
     except SelfxError as error:
         print(f"selfx: {error}", file=sys.stderr)
