@@ -15,6 +15,9 @@ FLAG = "--xla_force_host_platform_device_count=8"
 if FLAG not in os.environ.get("XLA_FLAGS", ""):  # read when jax is first imported, by the tests
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
 
+# `experiments` is no part of what is installed. Last, so that `selfx` is the one that is.
+sys.path.append(str(Path(__file__).parents[1]))
+
 # Most of a test's time is the compiler's: it is told to hurry, and keeps what it made for all
 # processes of the run. What is compiled so runs at a tenth of the speed; SmolLM2 goes without.
 QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
