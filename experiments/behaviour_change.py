@@ -37,9 +37,9 @@ from experiments import siblings
 from experiments.cost import Job, show
 from experiments.whole_path import RESULTS
 from selfx.errors import SelfxError
-from selfx.evaluation.baselines import majority_per_cell
+from selfx.evaluation.across.three_way import Twice, lean_difference, pair, three_way
+from selfx.evaluation.baselines.constant import majority_per_cell
 from selfx.evaluation.kept import Kept
-from selfx.evaluation.three_way import Twice, lean_difference, pair, three_way
 from selfx.explainer.answer import Explainer, answer, load_explainer
 from selfx.explainer.elsewhere import load_elsewhere
 from selfx.explainer.fit import fit

@@ -23,8 +23,8 @@ import tyro
 import selfx
 from experiments.whole_path import RESULTS
 from selfx.evaluation.controls import CONTROLS
-from selfx.evaluation.intervals import intervals
-from selfx.evaluation.rows import Numbers, mean_of
+from selfx.evaluation.statistics.intervals import intervals
+from selfx.evaluation.statistics.rows import Numbers, mean_of
 from selfx.explainer.answer import own_vectors
 from selfx.explainer.batches import row
 from selfx.explainer.fit import fit

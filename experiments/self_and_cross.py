@@ -26,7 +26,7 @@ from experiments import siblings
 from experiments.cost import Job, show
 from experiments.tiny import tiny_world
 from experiments.whole_path import RESULTS
-from selfx.evaluation.matrix import Entry, matrix
+from selfx.evaluation.across.matrix import Entry, matrix
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.explainer.answer import load_explainer
 from selfx.explainer.fit import fit

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from selfx.evaluation.drift import (
+from selfx.evaluation.across.drift import (
     Answers,
     answer_drift,
     answers,
@@ -16,8 +16,8 @@ from selfx.evaluation.drift import (
     text_drift,
     weight_drift,
 )
-from selfx.evaluation.intervals import intervals
-from selfx.evaluation.rows import Numbers, mean_of
+from selfx.evaluation.statistics.intervals import intervals
+from selfx.evaluation.statistics.rows import Numbers, mean_of
 from selfx.explainer.batches import Row
 from selfx.explainer.further import prompt_row, text_rows
 from selfx.features.exemplars.texts import read_texts

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from selfx.data import text_path
-from selfx.evaluation.kinds import DESCRIPTIONS
-from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.answers.kinds import DESCRIPTIONS
+from selfx.evaluation.report.page import load_evaluation, write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer

@@ -20,7 +20,7 @@ from experiments.paper.tables import shown, summary
 from experiments.paper.traces import counted, part, placed, told
 from experiments.whole_path import RESULTS
 from selfx.errors import SelfxError
-from selfx.evaluation.kinds import SCORES
+from selfx.evaluation.answers.kinds import SCORES
 from selfx.evaluation.run import evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import Explainer, load_explainer, untrained

@@ -21,7 +21,7 @@ import tyro
 from experiments.paper.arms import Arm, Bench, Common, carry_out, portable
 from experiments.paper.scales import Setup, Task, setup
 from experiments.paper.tables import cell
-from selfx.evaluation.matrix import Entry, matrix
+from selfx.evaluation.across.matrix import Entry, matrix
 from selfx.files import write_json
 from selfx.tasks.schema import FEATURES
 

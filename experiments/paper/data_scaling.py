@@ -21,7 +21,7 @@ import tyro
 from experiments.paper.arms import Arm, Bench, Common, carry_out
 from experiments.paper.scales import Task, setup
 from experiments.paper.tables import cell, summary
-from selfx.evaluation.kinds import kind_of
+from selfx.evaluation.answers.kinds import kind_of
 from selfx.files import write_json
 from selfx.tasks.store import load_examples
 

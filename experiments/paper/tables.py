@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selfx.evaluation.kinds import kind_of, main_explainer
+from selfx.evaluation.answers.kinds import kind_of, main_explainer
 
 
 def summary(name: str, scores: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selfx.evaluation.answers.scoring import Answered
+from selfx.evaluation.baselines.few_shot import SHOTS, first_line, with_shots
 from selfx.evaluation.controls import OTHER_MODEL, TEXT_ONLY, changed
-from selfx.evaluation.few_shot import SHOTS, first_line, with_shots
 from selfx.evaluation.kept import Keep
-from selfx.evaluation.scoring import Answered
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
 from selfx.explainer.likelihood import at_temperatures
 from selfx.explainer.reader import Reader

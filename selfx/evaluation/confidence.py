@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.kinds import DESCRIPTIONS
+from selfx.evaluation.answers.scoring import Answered, Sure, is_right
 from selfx.evaluation.asked import Asked
+from selfx.evaluation.baselines.named import Bench
 from selfx.evaluation.controls import changed
-from selfx.evaluation.kinds import DESCRIPTIONS
-from selfx.evaluation.recalibrate import TEMPERATURES, fit_platt, fit_temperature, platt
-from selfx.evaluation.rivals import Bench
-from selfx.evaluation.scoring import Answered, Sure, is_right
+from selfx.evaluation.statistics.recalibrate import TEMPERATURES, fit_platt, fit_temperature, platt
 from selfx.explainer.answer import Explainer
 from selfx.explainer.run import Run, digest
 from selfx.explainer.watch import divide

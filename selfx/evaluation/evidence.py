@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selfx.evaluation.calibration import HEADLINE, calibrated, calibration_of
+from selfx.evaluation.answers.kinds import VERDICTS, Kind
+from selfx.evaluation.answers.released import RELEASED, score_released
+from selfx.evaluation.answers.scoring import Answered, is_right
 from selfx.evaluation.controls import WITHOUT_VECTOR
-from selfx.evaluation.intervals import intervals, paired_differences
-from selfx.evaluation.kinds import VERDICTS, Kind
-from selfx.evaluation.paired import swap_test
-from selfx.evaluation.power import smallest_differences
-from selfx.evaluation.released import RELEASED, score_released
-from selfx.evaluation.rows import Metric, Rows
-from selfx.evaluation.scoring import Answered, is_right
+from selfx.evaluation.statistics.calibration import HEADLINE, calibrated, calibration_of
+from selfx.evaluation.statistics.intervals import intervals, paired_differences
+from selfx.evaluation.statistics.paired import swap_test
+from selfx.evaluation.statistics.power import smallest_differences
+from selfx.evaluation.statistics.rows import Metric, Rows
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example

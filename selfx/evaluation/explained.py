@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from selfx.errors import SelfxError
-from selfx.evaluation.judged import Judged, judge
-from selfx.evaluation.kinds import DESCRIPTIONS, kind_of
+from selfx.evaluation.answers.judged import Judged, judge
+from selfx.evaluation.answers.kinds import DESCRIPTIONS, kind_of
 from selfx.explainer.answer import Explainer, load_explainer
 from selfx.explainer.reply import Reply, Sureness, replies, sureness
 from selfx.explainer.run import Run

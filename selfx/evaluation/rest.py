@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.scoring import Answered
 from selfx.evaluation.asked import Asked, adapter_digest
 from selfx.evaluation.other_model import other_model
-from selfx.evaluation.scoring import Answered
 from selfx.explainer.answer import Explainer, check_vectors, load_explainer
 from selfx.explainer.run import Run
 from selfx.tasks.example import Example

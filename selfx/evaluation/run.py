@@ -13,18 +13,18 @@ import numpy as np
 
 import selfx
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.descriptions import load_descriptions
+from selfx.evaluation.answers.kinds import KINDS, SCORES, Kind, kind_of
+from selfx.evaluation.answers.scoring import BY_VERDICT, Answered, Scoring
+from selfx.evaluation.answers.word_answers import BY_WORDS
 from selfx.evaluation.asked import Asked
+from selfx.evaluation.baselines.named import MODELS, Bench, looked_up
 from selfx.evaluation.confidence import with_confidence
 from selfx.evaluation.controls import ALL, check_control
-from selfx.evaluation.descriptions import load_descriptions
 from selfx.evaluation.kept import Keep, Kept
-from selfx.evaluation.kinds import KINDS, SCORES, Kind, kind_of
-from selfx.evaluation.report import load_evaluation, write_report
+from selfx.evaluation.report.page import load_evaluation, write_report
 from selfx.evaluation.rest import Rest, load_rest
-from selfx.evaluation.rivals import MODELS, Bench, looked_up
 from selfx.evaluation.scores import write_evaluation
-from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
-from selfx.evaluation.word_answers import BY_WORDS
 from selfx.explainer.answer import Explainer, check_vectors
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example

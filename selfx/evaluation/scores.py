@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.kinds import CONFIDENCE, PREDICTIONS, SCORES, Kind, main_explainer
+from selfx.evaluation.answers.scoring import BY_VERDICT, Answered, Scoring
 from selfx.evaluation.evidence import calibrations, lift, paired, released
-from selfx.evaluation.intervals import LEVEL, RESAMPLES, intervals
-from selfx.evaluation.kinds import CONFIDENCE, PREDICTIONS, SCORES, Kind, main_explainer
-from selfx.evaluation.rows import Rows
-from selfx.evaluation.scoring import BY_VERDICT, Answered, Scoring
+from selfx.evaluation.statistics.intervals import LEVEL, RESAMPLES, intervals
+from selfx.evaluation.statistics.rows import Rows
 from selfx.files import atomic, write_text
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfx.evaluation.kinds import Kind, kind_of
+from selfx.evaluation.answers.kinds import Kind, kind_of
 
 
 def score_table(scores: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ import pytest
 
 import selfx
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.kinds import VERDICTS, WORDS
+from selfx.evaluation.baselines.few_shot import with_shots
 from selfx.evaluation.controls import WITHOUT_VECTOR, changed
-from selfx.evaluation.few_shot import with_shots
-from selfx.evaluation.kinds import VERDICTS, WORDS
 from selfx.evaluation.other_model import other_model
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.explainer.answer import load_explainer, own_vectors, untrained

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.evaluation.confidence import HELD_OUT, LEARNED, STRANGE, fitting_examples
-from selfx.evaluation.recalibrate import TEMPERATURES
 from selfx.evaluation.run import Evaluation, evaluate
+from selfx.evaluation.statistics.recalibrate import TEMPERATURES
 from selfx.explainer.answer import untrained
 from selfx.explainer.likelihood import log_probabilities
 from selfx.explainer.run import digest

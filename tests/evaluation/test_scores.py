@@ -6,15 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.errors import SelfxError
-from selfx.evaluation.kinds import VERDICTS
-from selfx.evaluation.metrics import METRICS
+from selfx.evaluation.answers.kinds import VERDICTS
+from selfx.evaluation.answers.metrics import METRICS
+from selfx.evaluation.answers.scoring import Answered, Sure
 from selfx.evaluation.scores import (
     build_scores,
     write_evaluation,
     write_predictions,
     write_scores,
 )
-from selfx.evaluation.scoring import Answered, Sure
 from selfx.evaluation.table import score_table
 
 

@@ -97,7 +97,7 @@ def test_every_injection_is_learned_from(jobs, tiny_lm, injection):
     "change",
     [
         {"rslora": True, "alpha": 8.0},
-        {"dropout": 0.1},
+        pytest.param({"dropout": 0.1}, marks=pytest.mark.slow),
         {"targets": ("q", "v"), "optimization": Optimization(1e-2), "epochs": 20},
         {"trains": ("lora", "scale", "bias")},
     ],

@@ -111,6 +111,7 @@ def test_a_batch_is_the_mean_over_the_tokens_of_rows_alone(model, beside, rows):
         assert (np.abs(leaf).reshape(len(leaf), -1).max(axis=1) > 1e-7).sum() >= 3, "layers reached"
 
 
+@pytest.mark.slow
 def test_so_it_is_where_all_weights_are_trained(model, rows):
     whole = Trained(model=parameters(model))
     close(measured(whole, model, together(rows)), weighted(whole, model, rows))

@@ -97,7 +97,14 @@ def same(run, whole):
     assert [n for n in {*one, *other} if one.get(n) != other.get(n)] == []
 
 
-@pytest.mark.parametrize(("stops", "resumed"), [([4], 0), ([5, 9], 8), ([8], 4), ([11], 8)])
+@pytest.mark.parametrize(
+    ("stops", "resumed"),
+    [
+        ([5, 9], 8),
+        ([11], 8),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (([4], 0), ([8], 4))),
+    ],
+)
 def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops, resumed):
     for stop in stops:
         with pytest.raises(Stop):
@@ -110,8 +117,10 @@ def test_stopped_and_resumed_is_equal_to_the_bit(train, whole, tmp_path, stops, 
 @pytest.mark.parametrize(
     "name",
     [
-        *("parts and dropout", "a mixture"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("all weights", "a reader")),
+        "parts and dropout",
+        pytest.param("a mixture", marks=pytest.mark.slow),
+        pytest.param("all weights", marks=pytest.mark.slow),
+        pytest.param("a reader", marks=pytest.mark.slow),
         pytest.param("patience", marks=pytest.mark.slow),
     ],
 )

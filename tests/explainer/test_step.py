@@ -135,6 +135,7 @@ def test_a_step_that_is_not_a_number_changes_nothing_nor_does_any_after_it(
     jax.tree.map(np.testing.assert_array_equal, copied((state.trained, state.optimizer)), before)
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_anew_each_step_and_part_and_is_a_function_of_the_seed(
     tiny, plan_of, planted
 ):

@@ -237,7 +237,7 @@ def job_in(lm, folders, training):
     return prepare(lm, read_mixture(folders, (), lm.config), training)
 
 
-@pytest.mark.parametrize("cause", ["rate", "vector"])
+@pytest.mark.parametrize("cause", ["rate", pytest.param("vector", marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_ends_the_run_with_the_last_good_state(
     tiny_lm, data, planted_trace, tmp_path, monkeypatch, cause
 ):

@@ -79,7 +79,16 @@ def empty(step):
     step.mkdir()
 
 
-@pytest.mark.parametrize("damage", [flipped, cut, missing, garbage, empty])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flipped,
+        missing,
+        pytest.param(cut, marks=pytest.mark.slow),
+        pytest.param(garbage, marks=pytest.mark.slow),
+        pytest.param(empty, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("default")
 def test_it_goes_on_from_the_one_before(cli, command, runs, tmp_path, damage, recwarn):
     run = shutil.copytree(runs / "cut", tmp_path / "run")

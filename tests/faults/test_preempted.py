@@ -68,6 +68,7 @@ def check(work, folder, ask_at, moment):
     assert left(folder / "run") == left(folder / "whole")
 
 
+@pytest.mark.slow
 def test_training_an_explainer(made, tiny_lm, tmp_path, ask_at, moment):
     training = Training(epochs=24.0, batch_size=12, rank=2, style="plain")
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.scoring import Answered
 from selfx.evaluation.scores import build_scores
-from selfx.evaluation.scoring import Answered
 from selfx.explainer.run import digest
 from selfx.tasks.hub import place_of
 from selfx.tasks.store import load_examples, load_trace

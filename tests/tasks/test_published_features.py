@@ -7,11 +7,11 @@ import pytest
 
 from experiments.paper.archive import trace_of_archive
 from selfx.errors import SelfxError
-from selfx.evaluation.descriptions import load_descriptions
+from selfx.evaluation.answers.descriptions import load_descriptions
+from selfx.evaluation.answers.scoring import Answered
 from selfx.evaluation.kept import nowhere
 from selfx.evaluation.run import Evaluation
 from selfx.evaluation.scores import build_scores
-from selfx.evaluation.scoring import Answered
 from selfx.progress import silent
 from selfx.tasks.store import load_examples, load_trace
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfx.evaluation.parsing import parse
+from selfx.evaluation.answers.parsing import parse
 from selfx.tasks.example import SLOT
 from selfx.tasks.pieces import pieces_to_text
 from selfx.tasks.published import statement

@@ -1,8 +1,9 @@
 """How far two judges agree: rank correlations, and kappa with quadratic weights.
 
-Each is a metric as `selfx.evaluation.rows` has them, of rows with the numbers `a` and `b`: ratings
-from 1 to 5, whole or not. A weight counts as so many equal rows, so that a resample's figure is
-what the resampled rows would give. Where a judge says the same of everything, correlations are NaN.
+Each is a metric as `selfx.evaluation.statistics.rows` has them, of rows with the numbers `a` and
+`b`: ratings from 1 to 5, whole or not. A weight counts as so many equal rows, so that a resample's
+figure is what the resampled rows would give. Where a judge says the same of everything,
+correlations are NaN.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from selfx.evaluation.intervals import Interval, intervals
-from selfx.evaluation.rows import Array, Metric, Numbers, as_weights, ratio
+from selfx.evaluation.statistics.intervals import Interval, intervals
+from selfx.evaluation.statistics.rows import Array, Metric, Numbers, as_weights, ratio
 
 RESAMPLES = 1000
 """Fewer than of scores: a resample of Kendall's tau looks at all pairs of rows."""

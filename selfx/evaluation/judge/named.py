@@ -7,12 +7,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.simulated import load_embedder, model_or_run
 from selfx.evaluation.judge.belief import BeliefJudge
 from selfx.evaluation.judge.kept import RATINGS
 from selfx.evaluation.judge.raters import ChatJudge, Judge, SimilarityJudge
 from selfx.evaluation.judge.rating import digest
 from selfx.evaluation.judge.work import Work
-from selfx.evaluation.judges import load_embedder, model_or_run
 from selfx.features.descriptions.chat import Endpoint, LocalChat
 
 SIMILARITY = "similarity"

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from selfx.evaluation.answers.kinds import SCORES, main_explainer
 from selfx.evaluation.controls import WITHOUT_VECTOR
-from selfx.evaluation.intervals import interval, paired_difference
 from selfx.evaluation.judge.agreement import agreement
 from selfx.evaluation.judge.kept import Rated, load_ratings
 from selfx.evaluation.judge.work import Row
-from selfx.evaluation.kinds import SCORES, main_explainer
-from selfx.evaluation.rows import Numbers, mean_of
+from selfx.evaluation.statistics.intervals import interval, paired_difference
+from selfx.evaluation.statistics.rows import Numbers, mean_of
 from selfx.files import read_json
 
 Name = tuple[str, str]

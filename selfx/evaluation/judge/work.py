@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfx.errors import SelfxError
+from selfx.evaluation.answers.kinds import DESCRIPTIONS, PREDICTIONS, SCORES, kind_of
 from selfx.evaluation.judge.rating import Pair, score
-from selfx.evaluation.kinds import DESCRIPTIONS, PREDICTIONS, SCORES, kind_of
 from selfx.evaluation.scores import CANDIDATES
 from selfx.files import read_json
 

@@ -6,7 +6,7 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn.metrics import cohen_kappa_score
 
 from selfx.evaluation.judge.agreement import AGREEMENTS, agreement
-from selfx.evaluation.rows import Numbers
+from selfx.evaluation.statistics.rows import Numbers
 
 ORACLES = {
     "spearman": lambda a, b: spearmanr(a, b).statistic,

@@ -1,0 +1,1 @@
+"""Several models and several states of one: who explains whom, and who follows a change."""

@@ -1,0 +1,153 @@
+"""Linear probes: what a ridge regression reads from the vectors, and no model that writes.
+
+One that reads as much as the explainer leaves nothing to its being a language model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from selfx.evaluation.baselines.constant import majority_per_cell
+from selfx.tasks.plain_words import bare
+
+if TYPE_CHECKING:
+    from selfx.tasks.example import Example
+
+STRENGTHS = tuple(10.0**power for power in range(-2, 7))
+"""Of the ridge; the one whose predictions of left-out examples are best is taken."""
+MOST = 500
+"""Answers that a probe of words tells apart: the commonest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ridge:
+    """A linear map and its constant.
+
+    Attributes:
+      weights: float64 `[d, c]`.
+      constant: float64 `[c]`.
+      strength: the penalty that was chosen.
+    """
+
+    weights: np.ndarray
+    constant: np.ndarray
+    strength: float
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """float64 `[n, c]`."""
+        return features @ self.weights + self.constant
+
+
+def fit_ridge(
+    features: np.ndarray, wanted: np.ndarray, strengths: Sequence[float] = STRENGTHS
+) -> Ridge:
+    """Returns the ridge regression of `wanted` `[n, c]` on `features` `[n, d]`.
+
+    Its strength has the least squared error on examples left out one at a time, which one
+    decomposition gives for all of them (Golub, Heath and Wahba 1979).
+    """
+    middle, level = features.mean(axis=0), wanted.mean(axis=0)
+    left, sizes, right = np.linalg.svd(features - middle, full_matrices=False)
+    turned = left.T @ (wanted - level)
+
+    def error(strength: float) -> float:
+        kept = sizes**2 / (sizes**2 + strength)
+        own = (left**2) @ kept + 1 / len(features)
+        missed = wanted - level - left @ (kept[:, None] * turned)
+        return float(np.mean((missed / np.maximum(1 - own, 1e-12)[:, None]) ** 2))
+
+    strength = min(strengths, key=error)
+    weights = right.T @ ((sizes / (sizes**2 + strength))[:, None] * turned)
+    return Ridge(weights, level - middle @ weights, strength)
+
+
+def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """Returns the probe's verdict on each, with the commonest content of that verdict in its cell.
+
+    The content is the best constant of the training examples of the cell that have the verdict.
+    """
+    known, asked = _features(train, test)
+    wanted = np.array([1.0 if example.changed else -1.0 for example in train])[:, None]
+    changed = fit_ridge(known, wanted)(asked)[:, 0] > 0
+    answers = [""] * len(test)
+    for verdict in (True, False):
+        rows = np.flatnonzero(changed == verdict).tolist()
+        like = [example for example in train if example.changed == verdict] or train
+        said = majority_per_cell(like, [test[row] for row in rows])
+        for row, answer in zip(rows, said, strict=True):
+            answers[row] = answer
+    return answers
+
+
+def probe_words(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """Returns the likeliest of the commonest answers to each kind of question, one against the
+    others; a kind that was not trained on gets nothing."""
+    answers = [""] * len(test)
+    asked, known = _by_ask(test), _by_ask(train)
+    for ask, places in asked.items():
+        if ask in known:
+            some = [train[place] for place in known[ask]]
+            said = _told_apart(some, [test[place] for place in places])
+            for place, answer in zip(places, said, strict=True):
+                answers[place] = answer
+    return answers
+
+
+def _told_apart(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """Returns the likeliest answers to one kind of question."""
+    words: dict[str, str] = {}
+    for example in train:
+        words.setdefault(bare(example.answer), example.answer)
+    counts = Counter(bare(example.answer) for example in train)
+    chosen = [word for word, _ in counts.most_common(MOST)]
+    features, asked = _features(train, test)
+    said = np.array([bare(example.answer) for example in train], dtype=object)
+    wanted = np.stack([np.where(said == word, 1.0, -1.0) for word in chosen], axis=1)
+    best = fit_ridge(features, wanted)(asked).argmax(axis=1)
+    return [words[chosen[row]] for row in best]
+
+
+def _features(train: Sequence[Example], test: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float64 `[n, d]` of both: directions, the logs of lengths, and the cells.
+
+    Directions and lengths are centred in each cell: layers differ in their means more than the
+    examples of one do. A cell that the train split lacks has the mean of all.
+    """
+    known, asked = _read(train), _read(test)
+    cells = sorted({example.cell for example in train})
+    column = {cell: number for number, cell in enumerate(cells)}
+    belongs = np.array([column[example.cell] for example in train])
+    means = np.stack([known[belongs == cell].mean(axis=0) for cell in range(len(cells))])
+    known = known - means[belongs]
+    overall = means.mean(axis=0)
+    rows = [column.get(example.cell) for example in test]
+    asked = asked - np.stack([overall if row is None else means[row] for row in rows])
+    spread = known.std(axis=0)
+    spread = np.where(spread > 0, spread, 1)
+    indicators = np.vstack([np.eye(len(cells)), np.zeros(len(cells))])
+    last = [len(cells) if row is None else row for row in rows]
+    return (
+        np.hstack([known / spread, indicators[belongs]]),
+        np.hstack([asked / spread, indicators[last]]),
+    )
+
+
+def _read(examples: Sequence[Example]) -> np.ndarray:
+    """Returns float64 `[n, d + 1]`: each vector's direction, and the log of its length."""
+    vectors = np.stack([e.vector for e in examples if e.vector is not None]).astype(float)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    whole = np.where(lengths > 0, lengths, 1)
+    return np.hstack([vectors / whole, np.log(whole)])
+
+
+def _by_ask(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """Returns the places of each kind of question."""
+    asks: dict[str, list[int]] = defaultdict(list)
+    for place, example in enumerate(examples):
+        asks[example.details["ask"]].append(place)
+    return asks

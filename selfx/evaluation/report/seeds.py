@@ -1,0 +1,44 @@
+"""What the report shows of explainers trained several times: every row over seeds, and the lift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfx.evaluation.answers.kinds import kind_of
+from selfx.evaluation.report.wording import CONTROL_NAMES
+
+
+def seeds(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the template shows of one result of `statistics.seeds.of_evaluations`."""
+    kind, headline = kind_of(found["task"]), found["headline"]
+    lift = found["lift"]
+    return {
+        "task": found["task"],
+        "target": found["target"],
+        "n": found["n"],
+        "seeds": found["seeds"],
+        "folders": found["folders"],
+        "title": kind.measures[headline].title,
+        "rows": [
+            {
+                "label": row["explainer"] if row["control"] == "none" else row["control"],
+                "about": _about(row, kind.baselines),
+                "main": (row["explainer"], row["control"]) == ("explainer", "none"),
+                **row["metrics"][headline],
+            }
+            for row in found["rows"]
+        ],
+        "lift": lift
+        and {
+            "over": lift["control"],
+            "smallest": lift["smallest"][headline],
+            **lift["metrics"][headline],
+        },
+    }
+
+
+def _about(row: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
+    if row["explainer"] in baselines:
+        return baselines[row["explainer"]]
+    return CONTROL_NAMES.get(row["control"], "")

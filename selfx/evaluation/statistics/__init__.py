@@ -1,0 +1,1 @@
+"""Numbers with their doubt: intervals by cluster, paired tests, power, seeds, calibration."""

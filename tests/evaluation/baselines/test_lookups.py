@@ -1,0 +1,122 @@
+"""What reads vectors or words without a language model: probes and nearest neighbours."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from selfx.evaluation.baselines.nearest import nearest_by_text, nearest_in_cell
+from selfx.evaluation.baselines.probe import STRENGTHS, fit_ridge, probe_verdicts, probe_words
+
+
+def asked(examples, ask="here"):
+    return [dataclasses.replace(example, details={"ask": ask}) for example in examples]
+
+
+@pytest.mark.parametrize("shape", [(60, 8), (20, 30)])
+def test_the_ridge_equals_scikit_learns_with_the_same_choice_of_strength(shape):
+    from sklearn.linear_model import RidgeCV
+
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal(shape) * rng.uniform(0.1, 5, shape[1]) + 3
+    wanted = features[:, :2] + rng.standard_normal((shape[0], 2))
+    ours = fit_ridge(features, wanted)
+    theirs = RidgeCV(STRENGTHS).fit(features, wanted)
+    assert ours.strength == theirs.alpha_
+    np.testing.assert_allclose(ours(features), theirs.predict(features), atol=1e-8)
+    np.testing.assert_allclose(ours.weights, theirs.coef_.T, atol=1e-8)
+
+
+def test_planted_verdicts_and_words_are_read_and_of_others_vectors_nothing(planted):
+    """The vector names one of four classes; the even ones changed."""
+    train, right = planted(160), {}
+    for others in (False, True):
+        test = planted(400, split="test", shuffled=others)
+        verdicts = [said in ("red", "green") for said in probe_verdicts(train, test)]
+        right[others, "verdict"] = np.mean(
+            [s == e.changed for s, e in zip(verdicts, test, strict=True)]
+        )
+        for way, said in {
+            "probe": probe_words(asked(train), asked(test)),
+            "nearest": nearest_in_cell(train, test),
+        }.items():
+            right[others, way] = np.mean([s == e.answer for s, e in zip(said, test, strict=True)])
+    for way, chance in {"verdict": 0.5, "probe": 0.25, "nearest": 0.25}.items():
+        assert right[False, way] > 0.95
+        assert abs(right[True, way] - chance) < 0.1
+
+
+def test_a_probe_says_the_commonest_content_of_its_verdict_in_the_cell(planted):
+    train = [e for e in planted(160) if not (e.cell == "cell 1" and e.answer == "red")]
+    test = [e for e in planted(80, split="test") if e.cell == "cell 1"]
+    said = probe_verdicts(train, test)
+    assert {s for s, e in zip(said, test, strict=True) if e.changed} == {"green"}
+
+
+def test_kinds_of_questions_are_probed_apart_and_an_unknown_one_gets_nothing(planted):
+    half = planted(80)
+    other = [dataclasses.replace(e, answer=f"no {e.answer}") for e in half]
+    test = asked(planted(20, split="test"), "next") + asked(planted(4, split="test"), "lens")
+    said = probe_words(asked(half) + asked(other, "next"), test)
+    assert np.mean([s == f"no {e.answer}" for s, e in zip(said[:20], test, strict=False)]) > 0.9
+    assert said[20:] == [""] * 4
+
+
+def test_a_cell_that_was_never_trained_on_is_answered_from_all(planted):
+    train = planted(40)
+    test = [dataclasses.replace(e, cell="new") for e in planted(20, split="test")]
+    for said in (nearest_in_cell(train, test), probe_words(asked(train), asked(test))):
+        assert np.mean([s == e.answer for s, e in zip(said, test, strict=True)]) > 0.9
+
+
+def test_the_nearest_of_its_cell_by_brute_force(planted):
+    train = [dataclasses.replace(e, answer=e.id) for e in planted(60)]
+    test = planted(30, split="test")
+
+    def cosine(a, b):
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    wanted = [
+        max(
+            (other for other in train if other.cell == example.cell),
+            key=lambda other: cosine(other.vector, example.vector),
+        ).id
+        for example in test
+    ]
+    assert nearest_in_cell(train, test) == wanted
+
+
+def test_the_nearest_text_equals_scikit_learns_tf_idf(planted):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rng = np.random.default_rng(0)
+    some = ["sea", "Tree", "of", "the", "war", "it's", "é"]
+
+    def texts(examples):
+        drawn = (" ".join(rng.choice(some, 6, p=[0.4, *[0.1] * 6])) for _ in examples)
+        return [
+            dataclasses.replace(e, questions=(text,))
+            for e, text in zip(examples, drawn, strict=True)
+        ]
+
+    train, test = texts(planted(60)), texts(planted(30, split="test"))
+    train = [dataclasses.replace(example, answer=example.id) for example in train]
+    model = TfidfVectorizer(token_pattern=r"\w+").fit([e.question for e in train])
+    said = nearest_by_text(train, test)
+    by_id = {example.id: example for example in train}
+    for example, name in zip(test, said, strict=True):
+        rivals = [other for other in train if other.cell == example.cell]
+        alike = (
+            model.transform([e.question for e in rivals]) @ model.transform([example.question]).T
+        )
+        own = model.transform([by_id[name].question]) @ model.transform([example.question]).T
+        assert by_id[name].cell == example.cell
+        assert own.toarray()[0, 0] == pytest.approx(alike.toarray().max())
+
+
+def test_a_text_without_a_known_word_is_answered_all_the_same(planted):
+    train = planted(8)
+    test = [dataclasses.replace(planted(1, split="test")[0], questions=("…",))]
+    assert not re.findall(r"\w", test[0].question)
+    assert nearest_by_text(train, test)[0] in {example.answer for example in train}
