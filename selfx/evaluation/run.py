@@ -41,7 +41,8 @@ class Evaluation:
       controls: names in `selfx.evaluation.controls.ALL`, of which those run that change anything of
         a task's examples; `none`, the question as it is, always comes first.
       baselines: names of baselines that fit the task; None takes all that do.
-      limit: ask this many test examples, drawn by seed; 0 asks all.
+      limit: ask this many test examples, drawn by seed; 0 asks all. Contrast sets stay whole, so
+        that the last may go beyond it.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
@@ -239,8 +240,18 @@ def _draw(test: list[Example], settings: Evaluation) -> list[Example]:
     if not 0 < settings.limit < len(test):
         return test
     rng = np.random.default_rng(settings.seed)
-    chosen = rng.choice(len(test), settings.limit, replace=False)
-    return [test[index] for index in sorted(chosen)]
+    sets = [example.details.get("set") or example.id for example in test]
+    names = list(dict.fromkeys(sets))
+    if len(names) == len(test):
+        chosen = rng.choice(len(test), settings.limit, replace=False)
+        return [test[index] for index in sorted(chosen)]
+    # A part of a contrast set would not hold what text alone can do at most.
+    kept: set[str] = set()
+    for name in rng.permutation(names):
+        kept.add(str(name))
+        if sum(map(kept.__contains__, sets)) >= settings.limit:
+            break
+    return [example for example, name in zip(test, sets, strict=True) if name in kept]
 
 
 def _provenance(

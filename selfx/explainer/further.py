@@ -82,12 +82,7 @@ def further(
         in `out`; a loss that is not a number.
     """
     training = dataclasses.replace(training, patience=int(goal is not None), held_out=0.05)
-    training.check()
-    if training.reader_parts:
-        raise SelfxError(f"trains {training.reader_parts[0]}", expected="lora or full")
-    if not rows or not held_out:
-        raise SelfxError(f"{len(rows)} rows, {len(held_out)} held out", expected="some of both")
-    check_room(max(map(len, (*rows, *held_out))), lm.config)
+    _check(lm, rows, held_out, training)
     run = Run(Path(out))
     run.open(_record(lm, (*rows, *held_out), training, goal), fresh)
     how = How(
@@ -96,6 +91,18 @@ def further(
     size = {"size": training.batch_size, "width": lm.config.d_model, "vectors": 1}
     job = _job(lm, rows, training, how, Until(held_out, how, measure, goal, **size))
     return carry_out(job, run, lm, Every(save_every, log_every), report=report)
+
+
+def _check(
+    lm: LanguageModel, rows: Sequence[Row], held_out: Sequence[Row], training: Training
+) -> None:
+    """Raises SelfxError for settings or rows that nothing can be trained with."""
+    training.check()
+    if training.reader_parts:
+        raise SelfxError(f"trains {training.reader_parts[0]}", expected="lora or full")
+    if not rows or not held_out:
+        raise SelfxError(f"{len(rows)} rows, {len(held_out)} held out", expected="some of both")
+    check_room(max(map(len, (*rows, *held_out))), lm.config)
 
 
 def prompt_row(name: str, prompt: Sequence[int], answer: Sequence[int]) -> Row:

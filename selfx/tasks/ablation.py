@@ -13,10 +13,9 @@ from selfx.errors import SelfxError
 from selfx.files import read_json, write_json
 from selfx.tasks.answering import count_tokens, letter_scores, letter_tokens, written_letters
 from selfx.tasks.balance import quota
-from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, shape_of
+from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.published import ablation_cell
 from selfx.tasks.questions import LETTERS, Question, full_prompt, read_questions, user_prompt
-from selfx.tasks.rows import digest
 from selfx.tasks.schema import ABLATION, SCHEMAS
 from selfx.tasks.split import TEST_SHARE, check_share, short_hash, split_of
 from selfx.tasks.wording import HINT, HINT_SYSTEM, question_for_ablation
@@ -91,14 +90,7 @@ def trace_ablation(
       SelfxError: an unknown setting, bad questions, or a folder that holds another trace.
     """
     options.check()
-    settings = {
-        "task": ABLATION,
-        "target_hash": target.hash,
-        "data": digest(data),
-        "limit": limit,
-        "seed": seed,
-        **dataclasses.asdict(options),
-    }
+    settings = settings_of(ABLATION, target, options, data=data, limit=limit, seed=seed)
     questions, skipped = read_questions(data)
     maker = _Maker(target, questions, settings, out / BLOCKS / "calibration.json")
     plan = Plan(

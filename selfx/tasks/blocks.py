@@ -22,7 +22,9 @@ from selfx.errors import SelfxError
 from selfx.files import atomic, read_json, write_json
 from selfx.models.config import Config
 from selfx.tasks.balance import Kind, Quota, choose, summary
+from selfx.tasks.rows import digest
 from selfx.tasks.store import TRACE, open_parquet, write_shards
+from selfx.weights.load import LanguageModel
 
 BLOCKS = ".blocks"
 DROPPED = b"dropped"
@@ -61,6 +63,28 @@ class Plan:
     quota: Quota
     details: Callable[[], dict[str, Any]]
     shape: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def settings_of(
+    task: str, target: LanguageModel, options: Any, *, data: str | Path, limit: int, seed: int
+) -> dict[str, Any]:
+    """What decides a trace, for `Plan.settings`: files are named by what they hold.
+
+    Args:
+      task: its name.
+      target: the model to experiment on.
+      options: a dataclass, whose fields are settings too.
+      data: a file or folder.
+      limit, seed: as they are.
+    """
+    return {
+        "task": task,
+        "target_hash": target.hash,
+        "data": digest(data),
+        "limit": limit,
+        "seed": seed,
+        **dataclasses.asdict(options),
+    }
 
 
 def shape_of(target: Config) -> dict[str, int]:

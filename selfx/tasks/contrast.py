@@ -27,7 +27,7 @@ from selfx.interventions.pairs import Pair, run_pairs
 from selfx.interventions.sources import Sources
 from selfx.tasks import facts as F
 from selfx.tasks.balance import Quota
-from selfx.tasks.blocks import Block, Plan, Progress, collect, shape_of
+from selfx.tasks.blocks import Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.contrast_draws import Blend, Cell, Drawer
 from selfx.tasks.contrast_sets import Outcome, distinct, outcome, row
 from selfx.tasks.rows import digest
@@ -97,15 +97,8 @@ def trace_contrast(
     """
     options.check(target.config.n_layers)
     texts = options.texts or own.text_path()
-    settings = {
-        "task": CONTRAST,
-        "target_hash": target.hash,
-        "data": digest(data),
-        "limit": limit,
-        "seed": seed,
-        **dataclasses.asdict(options),
-        "texts": digest(texts),
-    }
+    settings = settings_of(CONTRAST, target, options, data=data, limit=limit, seed=seed)
+    settings["texts"] = digest(texts)
     maker = _Maker(target, F.read_facts(data), read_texts(texts), seed, options)
     wanted = _whole_sets(limit, options)
     plan = Plan(

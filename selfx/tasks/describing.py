@@ -20,7 +20,7 @@ from selfx.features.exemplars.texts import read_texts
 from selfx.tasks import directions as D
 from selfx.tasks import facts as F
 from selfx.tasks.balance import Quota
-from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, shape_of
+from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.describers import Describers, describers
 from selfx.tasks.describing_settings import Describing
 from selfx.tasks.evidence import excerpt_row
@@ -63,15 +63,8 @@ def trace_features(
       SelfxError: a setting out of range, no dictionary, no text, another trace in `out`.
     """
     options.check()
-    settings = {
-        "task": FEATURES,
-        "target_hash": target.hash,
-        "data": digest(data),
-        "limit": limit,
-        "seed": seed,
-        **dataclasses.asdict(options),
-        **{name: digest(given) for name in _FILES if (given := getattr(options, name))},
-    }
+    settings = settings_of(FEATURES, target, options, data=data, limit=limit, seed=seed)
+    settings |= {name: digest(given) for name in _FILES if (given := getattr(options, name))}
     maker = _Maker(target, Path(out), data, limit, seed, options, progress)
     test = round(limit * options.test_share)
     plan = Plan(

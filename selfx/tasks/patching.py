@@ -14,9 +14,8 @@ from selfx.errors import SelfxError
 from selfx.interventions.pairs import Pair, PairResults, run_pairs
 from selfx.tasks import facts as F
 from selfx.tasks.balance import quota
-from selfx.tasks.blocks import Block, Plan, Progress, collect, shape_of
+from selfx.tasks.blocks import Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.published import patching_cell
-from selfx.tasks.rows import digest
 from selfx.tasks.schema import PATCHING, SCHEMAS
 from selfx.tasks.split import TEST_SHARE, check_share, short_hash, split_of
 from selfx.weights.load import LanguageModel
@@ -92,14 +91,7 @@ def trace_patching(
     """
     options.check(target.config.n_layers)
     maker = _Maker(target, F.read_facts(data), seed, options)
-    settings = {
-        "task": PATCHING,
-        "target_hash": target.hash,
-        "data": digest(data),
-        "limit": limit,
-        "seed": seed,
-        **dataclasses.asdict(options),
-    }
+    settings = settings_of(PATCHING, target, options, data=data, limit=limit, seed=seed)
     plan = Plan(
         task=PATCHING,
         target=target.name,

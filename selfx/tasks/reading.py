@@ -14,14 +14,13 @@ import numpy as np
 
 from selfx.features.exemplars.texts import read_texts
 from selfx.tasks.balance import Quota
-from selfx.tasks.blocks import Block, Plan, Progress, collect, shape_of
+from selfx.tasks.blocks import Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.published import reading_cell
 from selfx.tasks.reading_draws import Draw, Look, capped, draws
 from selfx.tasks.reading_model import lens_words, read_places
 from selfx.tasks.reading_questions import LISTED, listed
 from selfx.tasks.reading_settings import Reading
 from selfx.tasks.reading_texts import Texts, Window
-from selfx.tasks.rows import digest
 from selfx.tasks.schema import READING, SCHEMAS
 from selfx.tasks.split import short_hash, split_of
 from selfx.weights.load import LanguageModel
@@ -58,14 +57,7 @@ def trace_reading(
       SelfxError: a setting out of range, no text, another trace in `out`.
     """
     options.check(target.config)
-    settings = {
-        "task": READING,
-        "target_hash": target.hash,
-        "data": digest(data),
-        "limit": limit,
-        "seed": seed,
-        **dataclasses.asdict(options),
-    }
+    settings = settings_of(READING, target, options, data=data, limit=limit, seed=seed)
     maker = _Maker(target, read_texts(data), seed, options)
     test = round(limit * options.test_share)
     plan = Plan(

@@ -1,0 +1,184 @@
+"""Activation patching that text cannot solve: is the vector read, and by how much?
+
+    python -m experiments.contrast smollm2 --facts FACTS
+    python -m experiments.contrast tiny
+
+Each question is asked with several vectors that lead to as many outcomes (`selfx.tasks.contrast`):
+whatever answers from the text is right for one in `rows`, at most. An explainer learns to read
+first, from questions whose answer only the vector holds, then learns patches, with each seed; one
+more learns the same patches with zeros for vectors. All are asked the same held-out questions under
+every control, beside every baseline. Work goes to `runs/contrast` and goes on where it stopped;
+scores of each seed and over seeds, and the report, are kept in `experiments/results/contrast`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import selfx
+from experiments.tiny import tiny_world
+from experiments.whole_path import RESULTS
+from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.run import REPORT, Evaluation, evaluate
+from selfx.evaluation.statistics.seeds import of_evaluations
+from selfx.evaluation.table import score_table
+from selfx.explainer.answer import load_explainer
+from selfx.explainer.fit import fit
+from selfx.explainer.optimization import Optimization
+from selfx.explainer.training import Training
+from selfx.files import write_json
+from selfx.progress import progress
+from selfx.tasks.contrast import Contrast
+from selfx.tasks.schema import CONTRAST, READING
+from selfx.tasks.trace import trace
+from selfx.weights.load import LanguageModel
+
+LEARNING = Training(
+    batch_size=16, style="plain", injection="add", optimization=Optimization(1e-3, "linear", 10)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The experiment."""
+
+    facts: str | None = None
+    """Facts to patch; none takes those that come with selfx."""
+    model: str = "smollm2-135m-instruct"
+    """Target and explainer alike."""
+    limit: int = 4000
+    """Patches, train and test together."""
+    contrast: Contrast = Contrast()
+    """The sets that they come in."""
+    questions: int = 8000
+    """Of activation reading, train and test together."""
+    ask: str = "here,place,next,lens"
+    warm_up: Training = dataclasses.replace(LEARNING, batch_size=32, epochs=330 * 32 / 5700)
+    """How reading is learned, once."""
+    training: Training = dataclasses.replace(LEARNING, epochs=2.0)
+    """How patches are learned, with each seed and without vectors."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Of training."""
+    evaluation: Evaluation = Evaluation(limit=400)
+    work: Path = Path("runs/contrast")
+    keep: Path = RESULTS / "contrast"
+
+
+TINY = Config(
+    model="",
+    limit=48,
+    contrast=Contrast(rows=2, chunks=2, margin=0.0),
+    questions=24,
+    ask="here",
+    warm_up=dataclasses.replace(LEARNING, batch_size=4, epochs=0.2, held_out=0.0),
+    training=dataclasses.replace(LEARNING, batch_size=4, epochs=0.2, held_out=0.0),
+    evaluation=Evaluation(
+        limit=6,
+        max_new_tokens=2,
+        controls=("none", "zero"),
+        baselines=("majority",),
+        batch_size=8,
+        confidence=False,
+    ),
+    work=Path("runs/tiny/contrast"),
+    keep=Path("runs/tiny/results/contrast"),
+)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Prints a table for each seed, keeps all, and returns the scores over seeds."""
+    config = placed(config)
+    lm = selfx.load(config.model)
+    patches = traced(config, lm)
+    start = dataclasses.replace(config.training, start=str(warmed_up(config, lm)))
+    blind = learned(lm, patches, config.work / "run-blind", dataclasses.replace(start, blind=True))
+    asked = dataclasses.replace(config.evaluation, text_only=str(blind))
+    folders = []
+    for seed in config.seeds:
+        training = dataclasses.replace(start, seed=seed)
+        run = learned(lm, patches, config.work / f"run-seed-{seed}", training)
+        folders.append(config.work / f"seed-{seed}")
+        explainer = dataclasses.replace(load_explainer(run, lm), name=run.name)
+        with progress(f"seed {seed}, asked") as report:
+            scores = evaluate(explainer, patches, folders[-1], asked, report=report)
+        print(f"seed {seed}\n{score_table(scores)}\n", flush=True)
+    return keep(config, folders)
+
+
+def placed(config: Config) -> Config:
+    """The configuration with a tiny model and its facts where it names no model."""
+    if config.model:
+        return config
+    world = tiny_world(config.work / "world")
+    contrast = dataclasses.replace(config.contrast, texts=world.text)
+    return dataclasses.replace(config, model=world.model, facts=world.facts, contrast=contrast)
+
+
+def traced(config: Config, lm: LanguageModel) -> Path:
+    """The trace of the patches."""
+    out = config.work / "trace"
+    options = dataclasses.asdict(config.contrast)
+    with progress("tracing the patches") as report:
+        trace(CONTRAST, lm, out, data=config.facts, limit=config.limit, progress=report, **options)
+    return out
+
+
+def warmed_up(config: Config, lm: LanguageModel) -> Path:
+    """The run that has learned to read."""
+    reading = config.work / "reading"
+    texts = config.contrast.texts or None
+    with progress("tracing the questions") as report:
+        trace(
+            READING,
+            lm,
+            reading,
+            data=texts,
+            limit=config.questions,
+            ask=config.ask,
+            progress=report,
+        )
+    return learned(lm, reading, config.work / "run-warm-up", config.warm_up)
+
+
+def learned(lm: LanguageModel, data: Path, run: Path, training: Training) -> Path:
+    """The run folder of an explainer."""
+    with progress(run.name) as report:
+        fit(lm, [data], run, training, report=report)
+    return run
+
+
+def keep(config: Config, folders: list[Path]) -> dict[str, Any]:
+    """The scores over seeds, kept with those of each and the report."""
+    found = [load_evaluation(folder) for folder in folders]
+    for one in found:
+        one["scores"] = told(config, one["scores"])
+        write_json(config.keep / f"{one['name']}.json", one["scores"])
+    write_report(config.keep / REPORT, found)
+    over = of_evaluations(found) if len(found) > 1 else {}
+    write_json(config.keep / "over-seeds.json", over)
+    record = dataclasses.asdict(config) | {"work": None, "keep": None}
+    write_json(config.keep / "config.json", told(config, record))
+    return over
+
+
+def told(config: Config, record: Any) -> Any:
+    """The record as anybody has it, without folders of this machine."""
+    text = json.dumps(record).replace(f"{config.work}/", "")
+    for given in (config.facts, config.contrast.texts):
+        if given:
+            text = text.replace(json.dumps(given)[1:-1], Path(given).name)
+    return json.loads(text)
+
+
+CONFIGS = {
+    "smollm2": ("SmolLM2 on CPU", Config()),
+    "tiny": ("a tiny random model, in seconds", TINY),
+}
+
+if __name__ == "__main__":
+    main(tyro.extras.overridable_config_cli(CONFIGS))
