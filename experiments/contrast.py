@@ -96,18 +96,19 @@ def main(config: Config) -> dict[str, Any]:
     lm = selfx.load(config.model)
     patches = traced(config, lm)
     start = dataclasses.replace(config.training, start=str(warmed_up(config, lm)))
-    blind = learned(lm, patches, config.work / "run-blind", dataclasses.replace(start, blind=True))
-    asked = dataclasses.replace(config.evaluation, text_only=str(blind))
-    folders = []
-    for seed in config.seeds:
-        training = dataclasses.replace(start, seed=seed)
-        run = learned(lm, patches, config.work / f"run-seed-{seed}", training)
-        folders.append(config.work / f"seed-{seed}")
+    ways = {f"seed-{seed}": dataclasses.replace(start, seed=seed) for seed in config.seeds}
+    ways["blind"] = dataclasses.replace(start, blind=True)
+    runs = {
+        name: learned(lm, patches, config.work / f"run-{name}", training)
+        for name, training in ways.items()
+    }
+    asked = dataclasses.replace(config.evaluation, text_only=str(runs.pop("blind")))
+    for name, run in runs.items():
         explainer = dataclasses.replace(load_explainer(run, lm), name=run.name)
-        with progress(f"seed {seed}, asked") as report:
-            scores = evaluate(explainer, patches, folders[-1], asked, report=report)
-        print(f"seed {seed}\n{score_table(scores)}\n", flush=True)
-    return keep(config, folders)
+        with progress(f"{name}, asked") as report:
+            scores = evaluate(explainer, patches, config.work / name, asked, report=report)
+        print(f"{name}\n{score_table(scores)}\n", flush=True)
+    return keep(config, [config.work / name for name in runs])
 
 
 def placed(config: Config) -> Config:
