@@ -177,6 +177,10 @@ class Evaluate:
     """Ask this many test questions; 0 asks all."""
     max_new_tokens: int = 0
     """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
+    beams: int = 1
+    """Answers written at once, of which the likeliest counts, whoever is asked; 1 is greedy."""
+    confidence: bool = True
+    """Measure how sure the explainer is of its answers, and how far that can be believed."""
     other_target: bool = False
     """Ask even where the trace is of another target than the run learned to explain."""
     simulator: str = ""
@@ -199,6 +203,8 @@ class Evaluate:
             baselines=self.baselines,
             limit=self.limit,
             max_new_tokens=self.max_new_tokens,
+            beams=self.beams,
+            confidence=self.confidence,
             batch_size=self.batch_size,
             seed=self.seed,
             simulator=self.simulator,

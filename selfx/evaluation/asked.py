@@ -163,6 +163,7 @@ class Asked:
                 examples,
                 vectors,
                 max_new_tokens=self.settings.max_new_tokens,
+                beams=self.settings.beams,
                 batch_size=self.settings.batch_size,
                 report=lambda done, total, note: self.report(done, total, f"{label} {note}"),
             )
@@ -181,7 +182,7 @@ class Asked:
         parts = (
             explainer.base.hash,
             repr(explainer.training),
-            repr(self.settings.max_new_tokens),
+            f"{self.settings.max_new_tokens} {self.settings.beams}",
             *(f"{e.id} {e.question} {e.openings[:1]} {e.layers}" for e in examples),
             *more,
         )

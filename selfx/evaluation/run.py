@@ -44,6 +44,7 @@ class Evaluation:
       limit: ask this many test examples, drawn by seed; 0 asks all. Contrast sets stay whole, so
         that the last may go beyond it.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
+      beams: answers written at once, of which the likeliest counts, whoever is asked; 1 is greedy.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
@@ -61,6 +62,7 @@ class Evaluation:
     baselines: tuple[str, ...] | None = None
     limit: int = 0
     max_new_tokens: int = 0
+    beams: int = 1
     batch_size: int = 32
     seed: int = 0
     simulator: str = ""
@@ -78,9 +80,10 @@ class Evaluation:
         for name in self.baselines or ():
             if name not in known:
                 raise SelfxError(f"baseline {name!r}", expected=f"one of {', '.join(known)}")
-        if self.limit < 0 or self.max_new_tokens < 0 or self.batch_size < 1:
+        if self.limit < 0 or self.max_new_tokens < 0 or min(self.batch_size, self.beams) < 1:
             raise SelfxError(
-                "a negative limit or length, or no question at once", expected="positive sizes"
+                "a negative limit or length, or no question or beam at once",
+                expected="positive sizes",
             )
 
     def fitted(self, kind: Kind, reads: bool = True) -> Evaluation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from selfx.explainer.trained import explaining
 from selfx.explainer.training import Training
 from selfx.interventions.batching import bucket
 from selfx.interventions.edits import Edits
+from selfx.models.beams import beams as search
 from selfx.models.decoder import Decoder, apart
 from selfx.models.generate import generate
 from selfx.models.quantized import is_quantized
@@ -122,16 +124,18 @@ def answer(
     vectors: np.ndarray | None = None,
     *,
     max_new_tokens: int = 40,
+    beams: int = 1,
     batch_size: int = 32,
     report: Report = silent,
 ) -> list[str]:
-    """The explainer's greedy answers, in the order of the examples.
+    """The explainer's answers, in the order of the examples.
 
     Args:
       explainer: who is asked.
       examples: the questions, each in its first wording.
       vectors: float32 `[n, m, d]` to read instead of the examples' own.
       max_new_tokens: where an answer that does not end is cut.
+      beams: how many answers are written at once, of which the likeliest counts; 1 is greedy.
       batch_size: questions at once; those of like length go together.
       report: told of progress.
 
@@ -157,7 +161,7 @@ def answer(
         filled = rows + rows[-1:] * (batch_size - len(rows))
         asked = [prompts[i] for i in filled]
         read = injected(explainer, vectors[filled], asked, [examples[i] for i in filled])
-        texts = _generate(explainer, layers, asked, read, max_new_tokens)
+        texts = _write(explainer, layers, asked, read, max_new_tokens, beams)
         for index, text in zip(rows, texts, strict=False):
             answers[index] = text
         report(start + len(rows), len(order), "")
@@ -181,31 +185,32 @@ def _layers(model: Decoder, batches: float) -> Apart | None:
     return apart(model) if worth else None
 
 
-def _generate(
+def _write(
     explainer: Explainer,
     layers: Apart | None,
     prompts: Sequence[Prompt],
     edits: Edits | None,
     limit: int,
+    width: int,
 ) -> list[str]:
-    width = bucket(max(len(prompt.ids) for prompt in prompts))
-    tokens = np.zeros((len(prompts), width), np.int32)
-    mask = np.zeros((len(prompts), width), bool)
+    longest = bucket(max(len(prompt.ids) for prompt in prompts))
+    tokens = np.zeros((len(prompts), longest), np.int32)
+    mask = np.zeros((len(prompts), longest), bool)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt.ids)] = prompt.ids
         mask[row, : len(prompt.ids)] = True
-    ends = explainer.base.eos_ids
-    out = generate(
-        explainer.model,
-        tokens,
-        mask=mask,
-        edits=edits,
-        end_ids=ends,
-        max_new_tokens=limit,
-        layers=layers,
-        lora=explainer.lora,
-    )
-    written = np.asarray(out.tokens)
+    how: dict[str, Any] = {
+        "mask": mask,
+        "edits": edits,
+        "end_ids": explainer.base.eos_ids,
+        "max_new_tokens": limit,
+        "layers": layers,
+        "lora": explainer.lora,
+    }
+    if width == 1:
+        written = np.asarray(generate(explainer.model, tokens, **how).tokens)
+    else:
+        written = np.asarray(search(explainer.model, tokens, width=width, **how).tokens[:, 0])
     decode = explainer.base.tokenizer.decode
     return [str(decode(row[row >= 0], skip_special_tokens=True)).strip() for row in written]
 

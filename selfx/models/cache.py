@@ -54,3 +54,31 @@ def apart(cache: Cache, n_layers: int) -> Cache:
 def write(old: jax.Array, new: jax.Array, start: jax.Array, axis: int) -> jax.Array:
     """`old` with `new` written along `axis` from slot `start` on."""
     return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)
+
+
+def repeated(cache: Cache, times: int) -> Cache:
+    """The same with every row `times` times, one after the other."""
+    k, v = (
+        jax.tree.map(lambda x: jnp.repeat(x, times, axis=x.ndim - 4), part)
+        for part in (cache.k, cache.v)
+    )
+    return Cache(k, v, jnp.repeat(cache.position, times, axis=0), cache.filled)
+
+
+def reordered(cache: Cache, rows: jax.Array, start: int) -> Cache:
+    """The same with row `rows[i]` in the place of row `i` from slot `start` on.
+
+    Before it the rows must be alike: that part is not touched, being long.
+    """
+
+    def take(x: jax.Array, axis: int, slots: int) -> jax.Array:
+        room = x.shape[slots] - start
+        late = jax.lax.slice_in_dim(x, start, start + room, axis=slots)
+        return write(x, jnp.take(late, rows, axis=axis), jnp.int32(start), slots)
+
+    return Cache(
+        k=jax.tree.map(lambda x: take(x, x.ndim - 4, x.ndim - 1), cache.k),
+        v=jax.tree.map(lambda x: take(x, x.ndim - 4, x.ndim - 2), cache.v),
+        position=take(cache.position, 0, 1),
+        filled=cache.filled,
+    )

@@ -142,7 +142,7 @@ def _generate(
     def unfinished(state: _State) -> jax.Array:
         return (state.step < max_new_tokens) & ~state.ended.all()
 
-    out = _prefill(run, model, tokens, mask, width + max_new_tokens - 1)
+    out = prefill(run, model, tokens, mask, width + max_new_tokens - 1)
     blank = jnp.full((rows, max_new_tokens), -1, jnp.int32)
     assert out.cache is not None
     cache = out.cache if layers is None else caches.apart(out.cache, model.config.n_layers)
@@ -152,7 +152,7 @@ def _generate(
     return Generated(written, (written >= 0).sum(axis=1, dtype=jnp.int32))
 
 
-def _prefill(run: Any, model: Decoder, tokens: jax.Array, mask: jax.Array, slots: int) -> Output:
+def prefill(run: Any, model: Decoder, tokens: jax.Array, mask: jax.Array, slots: int) -> Output:
     """The prompts' cache with `slots` slots, and logits `[b, 1, v]` after each last real token."""
     cache = caches.empty(model.config, tokens.shape[0], slots, model.embed[...].dtype)
     last = mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1

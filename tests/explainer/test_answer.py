@@ -18,6 +18,7 @@ from selfx.explainer.reader import Reader
 from selfx.explainer.run import Run
 from selfx.explainer.trained import Trained, parameters
 from selfx.explainer.training import Training
+from selfx.models.beams import beams
 from selfx.models.generate import generate
 from selfx.tasks.example import SLOT, Example
 
@@ -86,6 +87,26 @@ def test_batched_answers_are_the_answers_given_alone_and_in_order(explainer, exa
     assert answer(explainer, examples, max_new_tokens=LIMIT, batch_size=size) == alone
     backwards = answer(explainer, examples[::-1], max_new_tokens=LIMIT, batch_size=size)
     assert backwards == alone[::-1]
+
+
+def test_of_several_beams_the_likeliest_counts(explainer, examples, alone):
+    decode = explainer.base.tokenizer.decode
+    got = answer(explainer, examples, max_new_tokens=LIMIT, beams=3, batch_size=4)
+    for example, said in zip(examples, got, strict=True):
+        prompt = explainer.prompter.prompt(example)
+        vectors = own_vectors([example], 32)
+        edits = answering.injected(explainer, vectors, [prompt], [example])
+        found = beams(
+            explainer.model,
+            np.array([prompt.ids]),
+            width=3,
+            edits=edits,
+            end_ids=explainer.base.eos_ids,
+            max_new_tokens=LIMIT,
+        )
+        best = np.asarray(found.tokens[0, 0])
+        assert said == decode(best[best >= 0], skip_special_tokens=True).strip()
+    assert got != alone, "the likeliest of three is the greedy one of all these questions"
 
 
 def test_merged_answers_are_those_with_the_adapters_beside(
