@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import tyro
 
 import selfx
@@ -39,7 +40,10 @@ from selfx.tasks.trace import trace
 from selfx.weights.load import LanguageModel
 
 LEARNING = Training(
-    batch_size=16, style="plain", injection="add", optimization=Optimization(1e-3, "linear", 10)
+    batch_size=16,
+    style="plain",
+    injection="embedding",
+    optimization=Optimization(1e-3, "linear", 10),
 )
 
 
@@ -104,9 +108,10 @@ def main(config: Config) -> dict[str, Any]:
     }
     asked = dataclasses.replace(config.evaluation, text_only=str(runs.pop("blind")))
     for name, run in runs.items():
-        explainer = dataclasses.replace(load_explainer(run, lm), name=run.name)
         with progress(f"{name}, asked") as report:
-            scores = evaluate(explainer, patches, config.work / name, asked, report=report)
+            scores = evaluate(
+                load_explainer(run, lm), patches, config.work / name, asked, report=report
+            )
         print(f"{name}\n{score_table(scores)}\n", flush=True)
     return keep(config, [config.work / name for name in runs])
 
@@ -158,6 +163,10 @@ def keep(config: Config, folders: list[Path]) -> dict[str, Any]:
     found = [load_evaluation(folder) for folder in folders]
     for one in found:
         one["scores"] = told(config, one["scores"])
+        said = one["predictions"]
+        names = pa.array(told(config, said["explainer"].to_pylist()), pa.string())
+        place = said.column_names.index("explainer")
+        one["predictions"] = said.set_column(place, "explainer", names)
         write_json(config.keep / f"{one['name']}.json", one["scores"])
     write_report(config.keep / REPORT, found)
     over = of_evaluations(found) if len(found) > 1 else {}
