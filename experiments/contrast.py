@@ -14,7 +14,6 @@ scores of each seed and over seeds, and the report, are kept in `experiments/res
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ import pyarrow as pa
 import tyro
 
 import selfx
+from experiments.portable import portable
 from experiments.tiny import tiny_world
 from experiments.whole_path import RESULTS
-from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import write_report
 from selfx.evaluation.run import REPORT, Evaluation, evaluate
 from selfx.evaluation.statistics.seeds import of_evaluations
 from selfx.evaluation.table import score_table
@@ -177,12 +178,8 @@ def keep(config: Config, folders: list[Path]) -> dict[str, Any]:
 
 
 def told(config: Config, record: Any) -> Any:
-    """The record as anybody has it, without folders of this machine."""
-    text = json.dumps(record).replace(f"{config.work}/", "")
-    for given in (config.facts, config.contrast.texts):
-        if given:
-            text = text.replace(json.dumps(given)[1:-1], Path(given).name)
-    return json.loads(text)
+    """The record without folders of this machine."""
+    return portable(record, config.work, (config.facts, config.contrast.texts))
 
 
 CONFIGS = {

@@ -12,7 +12,6 @@ every control. Work goes to `runs/warm-up` and goes on where it stopped; figures
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from typing import Any
 import tyro
 
 import selfx
+from experiments.portable import portable
 from experiments.whole_path import RESULTS
-from selfx import data
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer
@@ -113,11 +112,7 @@ def ask(lm: LanguageModel, arm: str, run: Path, trace: Path, config: Config) -> 
     facts = None if config.facts is None else Path(config.facts).name
     kept = dataclasses.asdict(config) | {"facts": facts, "work": None, "keep": None}
     write_json(config.keep / "config.json", kept)
-    text = json.dumps(scores, indent=1).replace(f"{config.work}/", "")
-    text = text.replace(f"{data.text_path().parent}/", "")
-    if config.facts is not None:
-        text = text.replace(config.facts, str(facts))
-    write_json(config.keep / f"{name}.json", json.loads(text))
+    write_json(config.keep / f"{name}.json", portable(scores, config.work, [config.facts]))
     shutil.copy(run / "metrics.jsonl", config.keep / f"{name}.metrics.jsonl")
     return scores
 

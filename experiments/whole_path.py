@@ -10,7 +10,6 @@ Work goes to `runs/NAME` and goes on where it stopped; configuration and scores 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import tyro
 
 import selfx
+from experiments.portable import portable
 from selfx.cli import setting
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
@@ -77,18 +77,9 @@ def main(config: Config) -> None:
     kept = RESULTS / config.name
     data = Path(config.data).name if config.data else None
     write_json(kept / "config.json", dataclasses.asdict(config) | {"data": data, "work": None})
-    write_json(kept / "scores.json", _without_folders(scores, config))
+    write_json(kept / "scores.json", portable(scores, config.work, [config.data]))
     shutil.copy(work / "run" / "metrics.jsonl", kept / "metrics.jsonl")
     print(score_table(scores))
-
-
-def _without_folders(scores: dict[str, Any], config: Config) -> dict[str, Any]:
-    """The scores, with runs and data named as anybody has them, not by where they lay."""
-    text = json.dumps(scores).replace(f"{config.work}/", "")
-    if config.data:
-        for path in (Path(config.data).resolve(), Path(config.data)):
-            text = text.replace(str(path), path.name)
-    return json.loads(text)
 
 
 def _options(settings: tuple[str, ...]) -> dict[str, Any]:

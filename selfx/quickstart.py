@@ -11,7 +11,8 @@ from rich.console import Console
 
 from selfx.data import text_path
 from selfx.evaluation.answers.kinds import DESCRIPTIONS
-from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import load_explainer

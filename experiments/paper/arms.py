@@ -8,7 +8,6 @@ a model by itself is trained once.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from experiments.cost import RATES, WEIGHTS, Job
 from experiments.paper.scales import Model, Questions, Scale, Setup
 from experiments.paper.tables import shown, summary
 from experiments.paper.traces import counted, part, placed, told
+from experiments.portable import portable
 from experiments.whole_path import RESULTS
 from selfx.errors import SelfxError
 from selfx.evaluation.answers.kinds import SCORES
@@ -217,7 +217,7 @@ def carry_out(script: str, bench: Bench, arms: Sequence[Arm]) -> dict[str, dict[
     write_json(kept / "config.json", config_of(bench))
     for arm in arms:
         found[arm.name] = bench.carry_out(arm)
-        write_json(kept / f"{arm.name}.json", portable(found[arm.name], bench.common))
+        write_json(kept / f"{arm.name}.json", told_of(found[arm.name], bench.common))
         print(f"{arm.name}\n{score_table(found[arm.name])}\n", flush=True)
     write_json(kept / "summary.json", [summary(name, one) for name, one in found.items()])
     print(shown([summary(name, one) for name, one in found.items()]), flush=True)
@@ -247,13 +247,9 @@ def config_of(bench: Bench) -> dict[str, Any]:
         "trainings": trainings,
         "evaluation": dataclasses.asdict(setup.evaluation),
     }
-    return portable(json.loads(json.dumps(record)), common)
+    return told_of(record, common)
 
 
-def portable(record: Any, common: Common) -> Any:
-    """The record, with what lies in the work folder named from there on."""
-    text = json.dumps(record).replace(f"{common.work}/", "")
-    text = text.replace(f"{common.work.resolve()}/", "")
-    if common.data:
-        text = text.replace(common.data, Path(common.data).name)
-    return json.loads(text)
+def told_of(record: Any, common: Common) -> Any:
+    """The record without folders of this machine."""
+    return portable(record, common.work, [common.data])

@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from experiments.paper.arms import Arm, Bench, Common, carry_out, portable
+from experiments.paper.arms import Arm, Bench, Common, carry_out, told_of
 from experiments.paper.scales import Setup, Task, setup
 from experiments.paper.tables import cell
 from selfx.evaluation.across.matrix import Entry, matrix
@@ -46,7 +46,7 @@ def main(config: Config) -> dict[str, Any]:
         return {}
     found = matrix(entries)
     kept = config.keep / config.scale / "cross_model" / config.task / "matrix.json"
-    write_json(kept, portable(found, config))
+    write_json(kept, told_of(found, config))
     print(table(found), flush=True)
     return found
 

@@ -20,7 +20,7 @@ import tyro
 from experiments.paper.arms import Arm, Bench, Common, carry_out
 from experiments.paper.scales import Task, setup
 from experiments.paper.tables import cell
-from selfx.evaluation.across.reread import Reread, reread
+from selfx.evaluation.reread import Reread, reread
 from selfx.evaluation.statistics.intervals import paired_differences
 from selfx.files import write_json
 from selfx.tasks.schema import ABLATION

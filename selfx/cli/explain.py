@@ -174,11 +174,11 @@ class Evaluate:
     logit-lens; for descriptions: untrained, few-shot, majority, nearest-cosine, nearest-dot,
     selfie, selfie-oracle, logit-lens, gold."""
     limit: int = 0
-    """Ask this many test questions; 0 asks all."""
+    """Ask this many test questions, contrast sets whole; 0 asks all."""
     max_new_tokens: int = 0
     """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
     beams: int = 1
-    """Answers written at once, of which the likeliest counts, whoever is asked; 1 is greedy."""
+    """Answers written at once, of which the likeliest counts; 1 is greedy."""
     confidence: bool = True
     """Measure how sure the explainer is of its answers, and how far that can be believed."""
     other_target: bool = False

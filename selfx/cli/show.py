@@ -28,7 +28,8 @@ class Report:
 
     def run(self) -> dict[str, Any]:
         """Where the page is."""
-        from selfx.evaluation.report.page import load_evaluation, write_report
+        from selfx.evaluation.folder import load_evaluation
+        from selfx.evaluation.report.page import write_report
 
         if not self.folders:
             raise SelfxError("no evaluation folder", hint="selfx report DIR...")

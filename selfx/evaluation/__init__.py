@@ -8,7 +8,8 @@ from selfx.evaluation.answers.scoring import Answered, Scoring, Verdicts
 from selfx.evaluation.answers.word_answers import WordAnswers
 from selfx.evaluation.baselines.constant import BASELINES, get_baseline, majority, majority_per_cell
 from selfx.evaluation.controls import CONTROLS, get_control
-from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import write_report
 from selfx.evaluation.scores import (
     build_scores,
     write_evaluation,

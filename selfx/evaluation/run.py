@@ -21,8 +21,9 @@ from selfx.evaluation.asked import Asked
 from selfx.evaluation.baselines.named import MODELS, Bench, looked_up
 from selfx.evaluation.confidence import with_confidence
 from selfx.evaluation.controls import ALL, check_control
+from selfx.evaluation.folder import load_evaluation
 from selfx.evaluation.kept import Keep, Kept
-from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.report.page import write_report
 from selfx.evaluation.rest import Rest, load_rest
 from selfx.evaluation.scores import write_evaluation
 from selfx.explainer.answer import Explainer, check_vectors
@@ -44,7 +45,8 @@ class Evaluation:
       limit: ask this many test examples, drawn by seed; 0 asks all. Contrast sets stay whole, so
         that the last may go beyond it.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
-      beams: answers written at once, of which the likeliest counts, whoever is asked; 1 is greedy.
+      beams: answers written at once, of which the likeliest counts; 1 is greedy, as SelfIE's own
+        prompt always is.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no

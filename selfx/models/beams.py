@@ -28,7 +28,7 @@ class Beams:
     """Continuations of every row, the likeliest first.
 
     Attributes:
-      tokens: int32 `[b, k, n]`; after a continuation's end token, -1.
+      tokens: int32 `[b, k, n]`; from a continuation's end token on, -1.
       log_probabilities: float32 `[b, k]`, summed over its tokens and its end.
       ended: bool `[b, k]`; the others were cut, where the likeliest ended or at the limit.
     """
@@ -163,9 +163,14 @@ def _best(
     total, places = jax.lax.top_k(total, width)
     parents = places // width
     token = jnp.take_along_axis(choices.reshape(rows, -1), places, axis=1)
-    over = jnp.take_along_axis(found.ended, parents, axis=1)
-    ended = over | jnp.isin(token, end_ids)
-    token = jnp.where(ended, -1, token).astype(jnp.int32)
+    # A row whose likeliest has ended is done, whatever the rows beside it still write.
+    done = found.ended[:, :1]
+    parents = jnp.where(done, jnp.arange(width), parents)
+    total = jnp.where(done, found.log_probabilities, total)
+    over = jnp.take_along_axis(found.ended, parents, axis=1) | done
+    ends = jnp.isin(token, end_ids)
+    token = jnp.where(over | ends, -1, token).astype(jnp.int32)
+    ended = jnp.where(done, found.ended, over | ends)
     tokens = jnp.take_along_axis(found.tokens, parents[..., None], axis=1)
     return Beams(tokens.at[:, :, step].set(token), total, ended), token, parents
 

@@ -68,7 +68,7 @@ def repeated(cache: Cache, times: int) -> Cache:
 def reordered(cache: Cache, rows: jax.Array, start: int) -> Cache:
     """The same with row `rows[i]` in the place of row `i` from slot `start` on.
 
-    Before it the rows must be alike: that part is not touched, being long.
+    Before it, which is not touched, being long, each of these pairs must be alike.
     """
 
     def take(x: jax.Array, axis: int, slots: int) -> jax.Array:

@@ -167,15 +167,27 @@ def test_one_of_other_examples_asks_again(explainer, planted_trace, whole, tmp_p
     assert len(calls) == 5
 
 
-def test_answers_kept_of_other_settings_are_not_taken(explainer, data, tmp_path, calls):
+@pytest.mark.parametrize("change", [{"max_new_tokens": 2}, {"beams": 2}], ids=str)
+def test_answers_kept_of_other_settings_are_not_taken(explainer, data, tmp_path, calls, change):
     calls.stop = 3
     with pytest.raises(Stop):
         evaluate(explainer, data, tmp_path / "out", QUICK)
     calls.stop = None
     calls.clear()
-    other = dataclasses.replace(QUICK, max_new_tokens=2)
-    evaluate(explainer, data, tmp_path / "out", other)
+    evaluate(explainer, data, tmp_path / "out", dataclasses.replace(QUICK, **change))
     assert len(calls) == 5
+
+
+def test_everybody_is_asked_with_as_many_beams(explainer, data, tmp_path, monkeypatch):
+    widths, real = [], asking.answer
+
+    def listen(*args, beams, **how):
+        widths.append(beams)
+        return real(*args, beams=beams, **how)
+
+    monkeypatch.setattr(asking, "answer", listen)
+    evaluate(explainer, data, tmp_path / "out", dataclasses.replace(QUICK, beams=3))
+    assert widths == [3] * 5
 
 
 def test_what_each_control_feeds(explainer, data, tmp_path, calls):
@@ -226,6 +238,7 @@ def test_without_vectors_there_is_nothing_to_control(explainer, hints, tmp_path)
         (Evaluation(limit=-1), "limit"),
         (Evaluation(max_new_tokens=-1), "a negative limit or length"),
         (Evaluation(batch_size=0), "expected"),
+        (Evaluation(beams=0), "or beam"),
     ],
 )
 def test_settings_that_cannot_be(explainer, data, tmp_path, settings, message):

@@ -11,8 +11,9 @@ import pytest
 from selfx.errors import SelfxError
 from selfx.evaluation import asked as asking
 from selfx.evaluation.answers.kinds import DESCRIPTIONS
+from selfx.evaluation.folder import load_evaluation
 from selfx.evaluation.judge.work import look
-from selfx.evaluation.report.page import load_evaluation, write_report
+from selfx.evaluation.report.page import write_report
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained

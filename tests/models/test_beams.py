@@ -1,12 +1,15 @@
 """Beams against a search written with lists, one whole run of the model for each continuation."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
 import selfx
 from selfx.errors import SelfxError
+from selfx.explainer import lora
+from selfx.explainer.lora import Lora
 from selfx.interventions.build import patch
 from selfx.models.beams import beams
 from selfx.models.decoder import forward
@@ -91,6 +94,23 @@ def test_wide_enough_it_is_the_likeliest_of_all(small, prompts, following):
     np.testing.assert_allclose(found.log_probabilities[0], pairs.ravel()[order], atol=2e-5)
 
 
+def test_of_one_token_it_is_the_likeliest_tokens(small, prompts, following):
+    found = beams(small, prompts, width=3, max_new_tokens=1, end_ids=ENDS)
+    for row, prompt in enumerate(prompts):
+        same(read(found, row), searched(following, prompt, 3, 1))
+
+
+def test_adapters_beside_are_adapters_merged(small, prompts):
+    fresh = lora.init(small.config, rank=2, alpha=8.0, key=jax.random.key(0))
+    adapters = {n: Lora(x.a, 0.2 * jnp.ones_like(x.b), x.scale) for n, x in fresh.items()}
+    how = {"width": 3, "max_new_tokens": STEPS, "end_ids": ENDS}
+    beside = beams(small, prompts, lora=adapters, **how)
+    merged = beams(lora.merge(small, adapters), prompts, **how)
+    np.testing.assert_allclose(beside.log_probabilities, merged.log_probabilities, atol=1e-4)
+    assert beside.tokens.tolist() == merged.tokens.tolist()
+    assert beside.tokens.tolist() != beams(small, prompts, **how).tokens.tolist()
+
+
 def test_one_beam_is_greedy(small, prompts):
     found = beams(small, prompts, width=1, max_new_tokens=STEPS, end_ids=ENDS)
     greedy = generate(small, prompts, max_new_tokens=STEPS, end_ids=ENDS)
@@ -107,9 +127,7 @@ def test_padding_and_company_move_nothing(small, prompts, following, side):
         tokens[row, where], mask[row, where] = prompt[:length], True
     found = beams(small, tokens, width=3, max_new_tokens=STEPS, mask=mask, end_ids=ENDS)
     for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-        want = searched(following, prompt[:length], 3, STEPS)
-        assert read(found, row)[0][1:] == want[0][1:]
-        assert read(found, row)[0][0] == pytest.approx(want[0][0], abs=2e-5)
+        same(read(found, row), searched(following, prompt[:length], 3, STEPS))
 
 
 def test_edits_of_the_text_are_met_and_layers_apart_change_nothing(small, prompts, following):

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfx.errors import SelfxError
-from selfx.evaluation.across.reread import Reread, reread
 from selfx.evaluation.answers.kinds import Kind
+from selfx.evaluation.reread import Reread, reread
 from selfx.evaluation.statistics.intervals import RESAMPLES, resample, summary
 from selfx.evaluation.statistics.paired import swap_test
 from selfx.evaluation.statistics.power import smallest_difference

@@ -2,7 +2,7 @@
 
 `page.html.j2` beside this file lays it out; here is what it is filled with. What is shown of each
 kind of answers alone is in `verdicts`, `words` and `descriptions`, what is shown of several
-evaluations together in `several`, each with its template.
+evaluations together in `several` and `seeds`, each with its template.
 Everything is escaped, since questions, answers and texts were written by models and by anybody.
 """
 
@@ -22,7 +22,6 @@ from selfx.evaluation.answers.kinds import Kind, kind_of, main_explainer
 from selfx.evaluation.judge.kept import load_judged
 from selfx.evaluation.report import descriptions, several, verdicts, words
 from selfx.evaluation.report.calibration import calibration
-from selfx.evaluation.report.files import load_evaluation as load_evaluation
 from selfx.evaluation.report.judges import judges
 from selfx.evaluation.report.seeds import seeds
 from selfx.evaluation.report.wording import (

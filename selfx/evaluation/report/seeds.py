@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfx.evaluation.answers.kinds import kind_of
-from selfx.evaluation.report.wording import CONTROL_NAMES
+from selfx.evaluation.report.wording import CONTROL_NAMES, finding
+from selfx.evaluation.statistics.seeds import EXPLAINER
 
 
 def seeds(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,17 +25,13 @@ def seeds(found: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "label": row["explainer"] if row["control"] == "none" else row["control"],
                 "about": _about(row, kind.baselines),
-                "main": (row["explainer"], row["control"]) == ("explainer", "none"),
+                "main": (row["explainer"], row["control"]) == (EXPLAINER, "none"),
                 **row["metrics"][headline],
             }
             for row in found["rows"]
         ],
-        "lift": lift
-        and {
-            "over": lift["control"],
-            "smallest": lift["smallest"][headline],
-            **lift["metrics"][headline],
-        },
+        "finding": lift and finding(found),
+        "lift": lift and {"over": lift["control"], **lift["metrics"][headline]},
     }
 
 

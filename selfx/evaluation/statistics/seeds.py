@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from selfx.errors import SelfxError
-from selfx.evaluation.across.reread import outcomes_in
 from selfx.evaluation.answers.kinds import Kind, kind_of, main_explainer
 from selfx.evaluation.controls import WITHOUT_VECTOR
-from selfx.evaluation.report.files import load_evaluation
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.reread import outcomes_in
 from selfx.evaluation.statistics.intervals import RESAMPLES, resample, summary
 from selfx.evaluation.statistics.power import smallest_difference
 from selfx.evaluation.statistics.rows import Array, Metric, Rows
@@ -243,12 +243,15 @@ def _record(scores: Mapping[str, Any]) -> dict[str, Any]:
     training = {name: value for name, value in _training(scores).items() if name != "seed"}
     # A warm-up that each seed started from is a folder of that seed's own.
     training["start"] = bool(training.get("start"))
+    asked = provenance.get("evaluation") or {}
     keys = ("trace", "explainer_model", "explainer_hash")
     return {
         "task": scores["task"],
         "target": scores["target"],
         "questions": scores["n"],
         **{key: provenance.get(key) for key in keys},
+        "beams": asked.get("beams", 1),
+        "longest answer": asked.get("max_new_tokens"),
         "training": training,
     }
 

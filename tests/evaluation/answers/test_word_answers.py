@@ -17,7 +17,8 @@ from selfx.evaluation.answers.word_answers import (
     majority_words_per_ask,
     majority_words_per_cell,
 )
-from selfx.evaluation.report.page import load_evaluation, render
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import render
 from selfx.evaluation.run import Evaluation, evaluate
 from selfx.evaluation.scores import build_scores
 from selfx.evaluation.table import score_table

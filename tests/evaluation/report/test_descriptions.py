@@ -13,8 +13,9 @@ from selfx.evaluation.answers.descriptions import Descriptions
 from selfx.evaluation.answers.scoring import Answered
 from selfx.evaluation.answers.shown import FEATURES_SHOWN, TOKENS_SHOWN, shown, spread
 from selfx.evaluation.answers.simulated import Judges, simulate
+from selfx.evaluation.folder import load_evaluation
 from selfx.evaluation.report.descriptions import heat
-from selfx.evaluation.report.page import load_evaluation, place, render, view
+from selfx.evaluation.report.page import place, render, view
 from selfx.evaluation.report.wording import finding
 from selfx.evaluation.scores import write_evaluation
 from selfx.features.exemplars.excerpts import Evidence, Excerpt

@@ -8,7 +8,8 @@ import pytest
 
 from selfx.errors import SelfxError
 from selfx.evaluation.answers.scoring import Answered
-from selfx.evaluation.report.page import load_evaluation, render, view, write_report
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import render, view, write_report
 from selfx.evaluation.report.wording import finding
 from selfx.evaluation.scores import write_evaluation
 

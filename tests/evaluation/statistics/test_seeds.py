@@ -8,7 +8,8 @@ import pytest
 from selfx.errors import SelfxError
 from selfx.evaluation.answers.metrics import METRICS, exact_match, score
 from selfx.evaluation.answers.scoring import Answered
-from selfx.evaluation.report.page import load_evaluation, render
+from selfx.evaluation.folder import load_evaluation
+from selfx.evaluation.report.page import render
 from selfx.evaluation.scores import write_evaluation
 from selfx.evaluation.statistics.intervals import interval
 from selfx.evaluation.statistics.seeds import EXPLAINER, alike, over_seeds
@@ -121,6 +122,8 @@ def test_what_does_not_belong_together_is_refused(examples, evaluate):
         "each seed once": evaluate("same-seed", 0, hits),
         "differ in trace": evaluate("trace", 1, hits, trace={"target_hash": "other"}),
         "differ in training": evaluate("long", 1, hits, training={"seed": 1, "epochs": 9}),
+        "differ in beams": evaluate("beams", 1, hits, evaluation={"beams": 4}),
+        "differ in longest answer": evaluate("cut", 1, hits, evaluation={"max_new_tokens": 9}),
         "different questions": evaluate("fewer", 1, hits[:60], some=examples[:60]),
         "does not say what": evaluate("untold", 1, hits, training={}),
     }

@@ -9,7 +9,7 @@ from selfx.errors import SelfxError
 from selfx.evaluation.answers.descriptions import Descriptions
 from selfx.evaluation.answers.kinds import DESCRIPTIONS, KINDS, VERDICTS
 from selfx.evaluation.answers.simulated import Judges, simulate
-from selfx.evaluation.baselines import named as rivals
+from selfx.evaluation.baselines import named
 from selfx.evaluation.baselines.named import LOOKED_UP, MODELS, Bench, looked_up
 from selfx.evaluation.baselines.nearest import commonest, gold, nearest_cosine, nearest_dot
 from selfx.evaluation.run import Evaluation
@@ -139,7 +139,7 @@ def test_selfies_length_is_chosen_on_training_features_alone(bench):
         return right(number) if scale == (10 if number >= 100 else 25) else "spaces"
 
     made = bench(says)
-    run = rivals.selfie(made)
+    run = named.selfie(made)
     assert run.note["scale"] == 10.0
     assert run.note["features"] == 8
     assert max(run.note["training_scores"], key=run.note["training_scores"].get) == "10"
@@ -148,9 +148,9 @@ def test_selfies_length_is_chosen_on_training_features_alone(bench):
 
 
 def test_selfies_length_is_chosen_on_few_features_drawn_by_seed(bench, monkeypatch):
-    monkeypatch.setattr(rivals, "CHOSEN_ON", 3)
+    monkeypatch.setattr(named, "CHOSEN_ON", 3)
     made = bench(lambda number, scale: right(number))
-    run = rivals.selfie(made)
+    run = named.selfie(made)
     assert made.asked.calls[0] == (3, 1.0)
     assert run.note["scale"] == 1.0, "the first of several"
     assert run.note["features"] == 3
@@ -164,13 +164,13 @@ def test_the_oracle_is_never_below_any_length_and_shows_the_best(bench):
         for scale in SCALES
     }
     made = bench(lambda number, scale: str(table.get((number, scale), "spaces")))
-    oracle, honest = rivals.selfie_oracle(made), rivals.selfie(made)
+    oracle, honest = named.selfie_oracle(made), named.selfie(made)
     best, own = made.scoring.rate(made.test, [oracle, honest])
     for name, column in best.values.items():
         assert (column >= own.values[name]).all(), name
     assert best.values["simulation"].mean() > own.values["simulation"].mean()
     assert any(right(n) == text for n, text in enumerate(oracle.answers))
-    shown = made.scoring.rate(made.test, [rivals.Answered("x", "none", oracle.answers)])[0]
+    shown = made.scoring.rate(made.test, [named.Answered("x", "none", oracle.answers)])[0]
     np.testing.assert_array_equal(shown.values["simulation"], best.values["simulation"])
 
 
@@ -182,7 +182,7 @@ def test_the_lens_names_the_tokens_of_the_highest_logits(tiny_lm, described):
     test = [described(n, "k", vector=rng.standard_normal(32).astype(np.float32)) for n in range(3)]
     asked = Asked(test, None, explainer=Explainer())
     scoring = SimpleNamespace(kind=DESCRIPTIONS)
-    run = rivals.logit_lens(Bench("", [], test, asked, scoring))
+    run = named.logit_lens(Bench("", [], test, asked, scoring))
     norm = np.asarray(tiny_lm.model.final_norm.w[...], np.float64)
     head = np.asarray(tiny_lm.model.unembed.w[...], np.float64)
     for example, text in zip(test, run.answers, strict=True):
