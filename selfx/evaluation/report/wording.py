@@ -27,6 +27,10 @@ ASKED = {
         "words before, which of two excerpts it was in, or at which word of one."
     ),
 }
+IN_SETS = (
+    "Questions come in sets that are the same to the letter, each with another activation and "
+    "another outcome: from the text alone {most} % can be right, at most."
+)
 NO_VECTOR = {
     "input-ablation": "This question carries no activation, so there is no activation to credit.",
 }
@@ -50,7 +54,9 @@ CONTROL_NAMES = {
 def asked(scores: dict[str, Any]) -> str:
     """Returns what the explainer was asked."""
     words = ASKED.get(scores["task"], ASKED_OTHERWISE)
-    return words.format(target=scores["target"], task=scores["task"])
+    words = words.format(target=scores["target"], task=scores["task"])
+    most = scores.get("provenance", {}).get("trace", {}).get("most_from_text")
+    return words if most is None else f"{words} {IN_SETS.format(most=f'{100 * most:.3g}')}"
 
 
 def finding(scores: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from selfx.errors import SelfxError
 from selfx.evaluation.answers.scoring import Answered
 from selfx.evaluation.folder import load_evaluation
 from selfx.evaluation.report.page import render, view, write_report
-from selfx.evaluation.report.wording import finding
+from selfx.evaluation.report.wording import asked, finding
 from selfx.evaluation.scores import write_evaluation
 
 ATTACK = "<script>alert('x')</script>"
@@ -78,6 +78,13 @@ SHARES = {
     ("self", "zero"): 0.4,
     ("self", "shuffled"): 0.3,
 }
+
+
+def test_of_contrast_sets_it_says_what_text_could_do():
+    scores = {"task": "activation-patching", "target": "m"}
+    told = {"provenance": {"trace": {"most_from_text": 1 / 3}}}
+    assert asked(scores | told).startswith(asked(scores))
+    assert asked(scores | told).endswith("from the text alone 33.3 % can be right, at most.")
 
 
 def test_shows_scores_controls_baselines_and_the_lift(evaluate, tmp_path):
