@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from selfx.evaluation.answers.kinds import kind_of
@@ -59,7 +60,7 @@ def asked(scores: dict[str, Any]) -> str:
     return words if most is None else f"{words} {IN_SETS.format(most=f'{100 * most:.3g}')}"
 
 
-def finding(scores: dict[str, Any]) -> str:
+def finding(scores: Mapping[str, Any]) -> str:
     """Returns in one sentence what the activation was shown to add."""
     kind, lift = kind_of(scores["task"]), scores.get("lift")
     carried, of = kind.carries, kind.measures[kind.headline].heading
