@@ -6,9 +6,10 @@
 Each question is asked with several vectors that lead to as many outcomes (`selfx.tasks.contrast`):
 whatever answers from the text is right for one in `rows`, at most. An explainer learns to read
 first, from questions whose answer only the vector holds, then learns patches, with each seed; one
-more learns the same patches with zeros for vectors. All are asked the same held-out questions under
-every control, beside every baseline. Work goes to `runs/contrast` and goes on where it stopped;
-scores of each seed and over seeds, and the report, are kept in `experiments/results/contrast`.
+more, which stands beside them all, learns the same patches with zeros for vectors. Each seed is
+asked the same held-out questions under every control, beside every baseline. Work goes to
+`runs/contrast` and goes on where it stopped; scores of each seed and over seeds, and the report,
+are kept in `experiments/results/contrast`.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Config:
     """Of activation reading, train and test together."""
     ask: str = "here,place,next,lens"
     warm_up: Training = dataclasses.replace(LEARNING, batch_size=32, epochs=330 * 32 / 5700)
-    """How reading is learned, once."""
+    """How reading is learned, once: 345 steps of the questions that are not held back."""
     training: Training = dataclasses.replace(LEARNING, epochs=2.0)
     """How patches are learned, with each seed and without vectors."""
     seeds: tuple[int, ...] = (0, 1)

@@ -62,8 +62,8 @@ def beams(
 ) -> Beams:
     """Writes `width` continuations of every row at once and keeps the likeliest.
 
-    A continuation that has ended stays among them until likelier ones push it out; no length is
-    favoured. It stops when the likeliest of every row has ended, since others only get less likely.
+    A continuation that has ended stays among them until likelier ones push it out; being short is
+    not made up for. It stops when the likeliest of every row has ended, since others only get less likely.
 
     Args:
       model: the weights.
