@@ -63,7 +63,8 @@ def beams(
     """Writes `width` continuations of every row at once and keeps the likeliest.
 
     A continuation that has ended stays among them until likelier ones push it out; being short is
-    not made up for. It stops when the likeliest of every row has ended, since others only get less likely.
+    not made up for. It stops when the likeliest of every row has ended, since others only get less
+    likely.
 
     Args:
       model: the weights.
