@@ -24,9 +24,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import selfx
+from experiments.command import command
 from experiments.cost import Job, show
 from experiments.sibling_rows import (
     Behaviour,
@@ -258,4 +257,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(CONFIGS))
+    command(main, CONFIGS)

@@ -15,19 +15,15 @@ from typing import Any
 import selfx
 from experiments.cost import RATES, WEIGHTS, Job
 from experiments.paper.scales import Model, Questions, Scale, Setup
-from experiments.paper.tables import shown, summary
-from experiments.paper.traces import counted, part, placed, told
-from experiments.portable import portable
+from experiments.paper.traces import counted, part, placed
 from experiments.whole_path import RESULTS
 from selfx.errors import SelfxError
 from selfx.evaluation.answers.kinds import SCORES
-from selfx.evaluation.run import evaluate
-from selfx.evaluation.table import score_table
+from selfx.evaluation.run import Evaluation, evaluate
 from selfx.explainer.answer import Explainer, load_explainer, untrained
 from selfx.explainer.fit import fit
 from selfx.explainer.run import Run
 from selfx.explainer.training import Training
-from selfx.files import write_json
 from selfx.progress import progress
 from selfx.weights.load import LanguageModel
 
@@ -96,6 +92,11 @@ class Arm:
         return "-".join([*parts, "blind"] if self.blind else parts)
 
     @property
+    def series(self) -> str:
+        """What it has in common with those of other seeds."""
+        return self.name.replace(f"-seed-{self.seed}", "", 1)
+
+    @property
     def name(self) -> str:
         """The name of its scores."""
         return self.run + (f"-asked-{self.ask.name}" if self.ask else "")
@@ -148,9 +149,19 @@ class Bench:
         learn = self.trace(self.setup.questions, arm.share)
         ask = learn if arm.ask is None else self.trace(arm.ask)
         explainer = self.explainer(arm, learn)
-        settings = self.setup.evaluation
+        answers = self.common.folder / "answers"
         with progress(f"{arm.name}, asked") as report:
-            return evaluate(explainer, ask, self.scores(arm), settings, report=report)
+            return evaluate(
+                explainer, ask, self.scores(arm), self.asked(arm), answers=answers, report=report
+            )
+
+    def asked(self, arm: Arm) -> Evaluation:
+        """What an arm is asked; beside the target's own explainer stands the one without vectors
+        of the same seed, where that is trained."""
+        own = arm == Arm(self.setup.questions.target, arm.seed)
+        blind = self.place(dataclasses.replace(arm, blind=True))
+        beside = own and not self.common.released and Run(blind).adapter.exists()
+        return dataclasses.replace(self.setup.evaluation, text_only=str(blind) if beside else "")
 
     def explainer(self, arm: Arm, learn: Path) -> Explainer:
         """The explainer of an arm: trained, found, or released."""
@@ -200,56 +211,3 @@ class Bench:
 
 EXTRA = ("untrained", "few-shot", "selfie")
 """Baselines that ask all questions again."""
-
-
-def carry_out(script: str, bench: Bench, arms: Sequence[Arm]) -> dict[str, dict[str, Any]] | None:
-    """The scores of all arms by name, kept; None, after telling what it would take, in a dry run.
-
-    Args:
-      script: what the results are called.
-      bench: where.
-      arms: what.
-    """
-    if bench.common.dry_run:
-        tell(bench.jobs(arms))
-        return None
-    kept, found = bench.common.keep / bench.common.scale / script, {}
-    write_json(kept / "config.json", config_of(bench))
-    for arm in arms:
-        found[arm.name] = bench.carry_out(arm)
-        write_json(kept / f"{arm.name}.json", told_of(found[arm.name], bench.common))
-        print(f"{arm.name}\n{score_table(found[arm.name])}\n", flush=True)
-    write_json(kept / "summary.json", [summary(name, one) for name, one in found.items()])
-    print(shown([summary(name, one) for name, one in found.items()]), flush=True)
-    return found
-
-
-def tell(jobs: Sequence[tuple[Job, float]]) -> None:
-    """Prints what would be done."""
-    for job, seconds in jobs:
-        print(f"{'done' if job.done else f'{seconds / 3600:8.2f} h':>10}  {job.name}")
-    total = sum(seconds for _, seconds in jobs) / 3600
-    print(f"{total:8.2f} h  in all, making the traces apart; an estimate", flush=True)
-
-
-def config_of(bench: Bench) -> dict[str, Any]:
-    """What decides the results, without folders of this machine."""
-    common, setup = bench.common, bench.setup
-    trainings = {name or "all others": dataclasses.asdict(t) for name, t in setup.trainings.items()}
-    data = None if common.data is None else Path(common.data).name
-    record = {
-        "scale": common.scale,
-        "seeds": common.seeds,
-        "released": common.released,
-        "data": data,
-        "questions": told(setup.questions),
-        "outside": [told(one) for one in setup.outside],
-        "trainings": trainings,
-        "evaluation": dataclasses.asdict(setup.evaluation),
-    }
-    return told_of(record, common)
-
-
-def told_of(record: Any, common: Common) -> Any:
-    """The record without folders of this machine."""
-    return portable(record, common.work, [common.data])

@@ -16,9 +16,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import tyro
-
-from experiments.paper.arms import Arm, Bench, Common, carry_out, told_of
+from experiments.command import command
+from experiments.paper.arms import Arm, Bench, Common
+from experiments.paper.carry import carry_out, told_of
 from experiments.paper.scales import Setup, Task, setup
 from experiments.paper.tables import cell
 from selfx.evaluation.across.matrix import Entry, matrix
@@ -89,4 +89,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

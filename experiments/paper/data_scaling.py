@@ -16,9 +16,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import tyro
-
-from experiments.paper.arms import Arm, Bench, Common, carry_out
+from experiments.command import command
+from experiments.paper.arms import Arm, Bench, Common
+from experiments.paper.carry import carry_out
 from experiments.paper.scales import Task, setup
 from experiments.paper.tables import cell, summary
 from selfx.evaluation.answers.kinds import kind_of
@@ -88,4 +88,4 @@ def line(one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -18,9 +18,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import tyro
-
-from experiments.paper.arms import Arm, Bench, Common, carry_out
+from experiments.command import command
+from experiments.paper.arms import Arm, Bench, Common
+from experiments.paper.carry import carry_out
 from experiments.paper.scales import setup
 from selfx.tasks.schema import FEATURES
 
@@ -39,4 +39,4 @@ def main(config: Config) -> dict[str, dict[str, Any]] | None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from scipy.stats import spearmanr
 
-from experiments.paper.arms import Arm, Bench, Common, carry_out
+from experiments.command import command
+from experiments.paper.arms import Arm, Bench, Common
+from experiments.paper.carry import carry_out
 from experiments.paper.scales import Task, setup
 from experiments.paper.tables import mean_score
 from experiments.paper.traces import spread
@@ -135,4 +136,4 @@ def line(one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

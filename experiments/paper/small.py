@@ -15,7 +15,8 @@ from selfx.testing import tiny_model
 from selfx.weights.load import load
 from selfx.weights.save import save_model
 
-SMOLLM2 = Model("SmolLM2", "smollm2-135m-instruct", 106e6, width=576)
+SMOLLM2 = Model("SmolLM2", "smollm2-135m-instruct", 106e6, chats=False, width=576)
+"""Asked in plain text: its template's system message would be a third of a short question."""
 SIBLING = dataclasses.replace(SMOLLM2, name="sibling", source="runs/siblings/follower/model")
 """What `experiments.siblings` makes: the same model trained on until it behaves otherwise."""
 
@@ -23,19 +24,27 @@ OUTSIDE = ("activations", "differences")
 
 
 def smollm2(work: Path) -> dict[str, Setup]:
-    """An hour or so a script: adapters of rank 16, one pass over a few thousand questions."""
+    """An hour or so a script: adapters of rank 16, one pass over a few thousand questions, of the
+    short ones on features three."""
     training = Training(
         epochs=1.0,
         batch_size=16,
-        injection="add",
+        injection="embedding",
         optimization=Optimization(1e-3, "linear", 10),
     )
+    # Unit directions are added at the residual's length: as embeddings they would be lost in it.
+    described = dataclasses.replace(training, epochs=3.0, injection="add")
     evaluation = Evaluation(limit=300)
+    patched = dataclasses.replace(evaluation, other_vectors=SIBLING.source)
     dictionary = {"dictionary": "runs/sae", "directions": "latents"}
     questions = {
-        FEATURES: Questions("features", FEATURES, SMOLLM2, limit=2000, options=dictionary),
+        FEATURES: Questions(
+            "features", FEATURES, SMOLLM2, limit=2000, options=dictionary, tokens=60
+        ),
         PATCHING: Questions("patching", PATCHING, SMOLLM2, limit=4000),
-        ABLATION: Questions("ablation", ABLATION, SMOLLM2, limit=1200, tokens=170),
+        ABLATION: Questions(
+            "ablation", ABLATION, SMOLLM2, limit=2700, options={"max_tokens": 152}, tokens=240
+        ),
     }
     outside = tuple(
         Questions(kind, FEATURES, SMOLLM2, limit=400, options={"directions": kind})
@@ -45,8 +54,8 @@ def smollm2(work: Path) -> dict[str, Setup]:
         task: Setup(
             each,
             (SIBLING,),
-            {"": training},
-            evaluation=evaluation,
+            {"": described if task == FEATURES else training},
+            evaluation=patched if task == PATCHING else evaluation,
             outside=outside if task == FEATURES else (),
         )
         for task, each in questions.items()

@@ -15,11 +15,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import tyro
-
-from experiments.paper.arms import Arm, Bench, Common, carry_out
+from experiments.command import command
+from experiments.paper.arms import Arm, Bench, Common
+from experiments.paper.carry import carry_out
 from experiments.paper.scales import Task, setup
 from experiments.paper.tables import cell
+from selfx.evaluation.controls import TEXT_ONLY
 from selfx.evaluation.reread import Reread, reread
 from selfx.evaluation.statistics.intervals import paired_differences
 from selfx.files import write_json
@@ -63,7 +64,8 @@ def lost(
 
 def ran(rows: list[dict[str, Any]]) -> set[str]:
     """The controls of the explainer itself: baselines have none."""
-    return {row["control"] for row in rows if row["explainer"] == rows[0]["explainer"]}
+    own = {row["control"] for row in rows if row["explainer"] == rows[0]["explainer"]}
+    return own - {TEXT_ONLY}  # which stands there by its own name
 
 
 def difference(own: Arm, whole: Reread, name: str, without: Reread) -> dict[str, Any]:
@@ -75,4 +77,4 @@ def difference(own: Arm, whole: Reread, name: str, without: Reread) -> dict[str,
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)
