@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 import selfx
 from experiments import siblings
+from experiments.command import command
 from experiments.cost import Job, show
 from experiments.whole_path import RESULTS
 from selfx.errors import SelfxError
@@ -248,4 +248,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(CONFIGS))
+    command(main, CONFIGS)

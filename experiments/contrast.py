@@ -18,11 +18,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import tyro
-
 import selfx
-from experiments.portable import portable
+from experiments.command import command
+from experiments.portable import portable, portable_evaluation
 from experiments.tiny import tiny_world
 from experiments.whole_path import RESULTS
 from selfx.evaluation.folder import load_evaluation
@@ -112,7 +110,12 @@ def main(config: Config) -> dict[str, Any]:
     for name, run in runs.items():
         with progress(f"{name}, asked") as report:
             scores = evaluate(
-                load_explainer(run, lm), patches, config.work / name, asked, report=report
+                load_explainer(run, lm),
+                patches,
+                config.work / name,
+                asked,
+                answers=config.work / "answers",
+                report=report,
             )
         print(f"{name}\n{score_table(scores)}\n", flush=True)
     return keep(config, [config.work / name for name in runs])
@@ -162,25 +165,16 @@ def learned(lm: LanguageModel, data: Path, run: Path, training: Training) -> Pat
 
 def keep(config: Config, folders: list[Path]) -> dict[str, Any]:
     """The scores over seeds, kept with those of each and the report."""
-    found = [load_evaluation(folder) for folder in folders]
+    files = (config.facts, config.contrast.texts)
+    found = [portable_evaluation(load_evaluation(each), config.work, files) for each in folders]
     for one in found:
-        one["scores"] = told(config, one["scores"])
-        said = one["predictions"]
-        names = pa.array(told(config, said["explainer"].to_pylist()), pa.string())
-        place = said.column_names.index("explainer")
-        one["predictions"] = said.set_column(place, "explainer", names)
         write_json(config.keep / f"{one['name']}.json", one["scores"])
     write_report(config.keep / REPORT, found)
     over = of_evaluations(found) if len(found) > 1 else {}
     write_json(config.keep / "over-seeds.json", over)
     record = dataclasses.asdict(config) | {"work": None, "keep": None}
-    write_json(config.keep / "config.json", told(config, record))
+    write_json(config.keep / "config.json", portable(record, config.work, files))
     return over
-
-
-def told(config: Config, record: Any) -> Any:
-    """The record without folders of this machine."""
-    return portable(record, config.work, (config.facts, config.contrast.texts))
 
 
 CONFIGS = {
@@ -189,4 +183,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(CONFIGS))
+    command(main, CONFIGS)

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import selfx
+from experiments.command import command
 from experiments.planted import Passage, activations, evidence, passages, planted, same
 from selfx.features.descriptions.describe import describe
 from selfx.features.descriptions.rules import Rule
@@ -74,6 +74,7 @@ class Config:
     """Other features whose descriptions are scored on a feature's texts."""
     resamples: int = 2000
     seed: int = 0
+    keep: Path = RESULTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +216,10 @@ def main(config: Config) -> None:
         ]
         kinds = {kind: row for kind, row in figures[name].items() if kind != "not recovered"}
         Console(width=140).print(shown(kinds, name))
-    settings = dataclasses.asdict(config) | {"text": config.text.name}
-    write_json(RESULTS / config.name / "scores.json", figures | {"config": settings})
+    settings = dataclasses.asdict(config) | {"text": config.text.name, "keep": None}
+    write_json(config.keep / config.name / "scores.json", figures | {"config": settings})
     print(json.dumps({name: figures[name]["all"] for name in NOISE}))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

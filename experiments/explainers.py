@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 import selfx
+from experiments.command import command
 from experiments.whole_path import RESULTS
 from selfx.evaluation.controls import CONTROLS
 from selfx.evaluation.statistics.intervals import intervals
@@ -187,4 +187,4 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -27,9 +27,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import selfx
+from experiments.command import command
 from experiments.cost import Job, show
 from experiments.small_tokenizer import small_tokenizer
 from experiments.tiny import tiny_world
@@ -177,4 +176,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(CONFIGS))
+    command(main, CONFIGS)

@@ -11,6 +11,7 @@ figures are kept in `experiments/results/NAME`.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -19,18 +20,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import tyro
 
 import selfx
-from experiments.benchmarks.torch_sae import TorchSae
+from experiments.command import command
+from selfx.errors import SelfxError
 from selfx.features.dictionaries.inspect import inspect_sae
-from selfx.features.dictionaries.sae import Origin, Sae
+from selfx.features.dictionaries.sae import Origin
 from selfx.features.dictionaries.save import save_saelens
 from selfx.features.exemplars.texts import read_texts
 from selfx.features.training.grid import Scales, State
 from selfx.features.training.objective import Objective
-from selfx.features.training.optimise import first_state, moments, saes, summary
+from selfx.features.training.optimise import moments, saes, summary
 from selfx.features.training.packing import Packed, pack
 from selfx.features.training.settings import SaeTraining
 from selfx.features.training.stream import Buffer, Stream, source, stream, stream_arrays
@@ -69,6 +69,7 @@ class Config:
     keep: Path | None = None
     """Where the dictionaries go, in SAELens' layout, a folder each."""
     seed: int = 0
+    results: Path = RESULTS
 
 
 def part(text: Packed, rows: slice) -> Packed:
@@ -116,7 +117,7 @@ def ours(
     config: Config, training: SaeTraining, given: Buffer
 ) -> tuple[State, Scales, dict[str, Any], float]:
     """Trained dictionaries, the scales at the start, the last metrics, seconds after compiling."""
-    batches = _stream(given, training)
+    batches = batches_of(given, training)
     total, recent, began = training.steps, [], 0.0
     with progress("selfx") as report:
         for done, (moment, metrics) in enumerate(moments(batches, training), 1):
@@ -130,52 +131,20 @@ def ours(
     return moment.state, scales, rows, time.perf_counter() - began
 
 
-def theirs(
-    config: Config, training: SaeTraining, given: Buffer, scales: Scales
-) -> tuple[dict[str, TorchSae], float]:
-    """The rival's dictionaries from the same start and batches; seconds after the first step."""
-    batches = _stream(given, training)
-    start = first_state(batches, training, scales)
-    trainers = {}
-    for width in training.widths:
-        enc = np.asarray(start.grids[str(width)].weights.enc)
-        for i, (name,) in enumerate(training.names(width)):
-            begun = torch.from_numpy(enc[i, 0].copy())
-            args = (training.batch_size, config.rate, True)
-            trainers[name] = i, TorchSae(begun, config.k, *args)
-    factor, seconds = training.schedule(), 0.0
-    turns = zip(range(training.steps), batches.batches(), strict=False)
-    with progress("torch") as report:
-        for step, (buffer, places) in turns:
-            x, _ = scales(*buffer.take(jnp.asarray(places)))
-            x = torch.from_numpy(np.array(x))
-            rate, began = config.rate * float(factor(step)), time.perf_counter()
-            for i, trainer in trainers.values():
-                trainer.step(x[i], rate)
-            seconds += (time.perf_counter() - began) if step else 0.0
-            report(step + 1, training.steps, "")
-    return {name: trainer for name, (_, trainer) in trainers.items()}, seconds
-
-
-def _stream(given: Buffer, training: SaeTraining) -> Stream:
+def batches_of(given: Buffer, training: SaeTraining) -> Stream:
     """The shuffled batches of activations that were read before."""
     size, batch = training.buffer, training.batch_size
     return stream_arrays(given.inputs, size=size, batch=batch, seed=training.seed)
 
 
-def as_sae(trainer: TorchSae, scales: Scales, layer: int, ours: Sae) -> Sae:
-    """The rival's dictionary in the common form."""
-    enc, b_enc, dec, b_dec = (jnp.asarray(p.detach().numpy()) for p in trainer.parameters)
-    centre, scale = scales.centre[layer], scales.scale[layer]
-    w_enc = enc.T
-    b_enc = scale * b_enc - centre @ w_enc
-    return dataclasses.replace(
-        ours, w_enc=w_enc, b_enc=b_enc, w_dec=dec, b_dec=scale * b_dec + centre
-    )
-
-
 def main(config: Config) -> dict[str, Any]:
     """Prints and keeps the figures."""
+    if config.rival and importlib.util.find_spec("torch") is None:
+        raise SelfxError(
+            "a rival in torch, which is not installed",
+            expected="torch, as the README's last section installs it",
+            hint="--no-rival",
+        )
     lm, training = selfx.load(config.model), settings(config)
     training.check()
     text = pack(lm.tokenizer, read_texts(config.text), context=config.context)
@@ -196,14 +165,11 @@ def main(config: Config) -> dict[str, Any]:
             save_saelens(sae, config.keep / name)
     sides = {"selfx": found}
     if config.rival:
-        figures["torch threads"] = torch.get_num_threads()
-        trainers, elapsed = theirs(config, training, given, scales)
-        layers = {layer: i for i, layer in enumerate(training.layers)}
-        sides["torch"] = {
-            name: as_sae(trainer, scales, layers[found[name].layer], found[name])
-            for name, trainer in trainers.items()
-        }
-        figures |= {"torch seconds": round(elapsed, 1), "ratio": round(elapsed / seconds, 2)}
+        from experiments.sae_rival import theirs
+
+        sides["torch"], timed = theirs(training, batches_of(given, training), scales, found)
+        ratio = round(timed["torch seconds"] / seconds, 2)
+        figures |= timed | {"ratio": ratio}
     for name, sae in found.items():
         row: dict[str, Any] = {"sae": name, "training fvu": round(rows[name]["fvu"], 4)}
         row["dead"] = round(rows[name]["dead"], 4)
@@ -213,11 +179,12 @@ def main(config: Config) -> dict[str, Any]:
             row[side] = {key: round(getattr(seen, key), 4) for key in ("fvu", "l0", "recovered")}
         figures["saes"].append(row)
         print(json.dumps(row))
-    figures["config"] = dataclasses.asdict(config) | {"text": config.text.name, "keep": None}
-    write_json(RESULTS / config.name / "scores.json", figures)
+    figures["config"] = dataclasses.asdict(config) | {"text": config.text.name}
+    figures["config"] |= {"keep": None, "results": None}
+    write_json(config.results / config.name / "scores.json", figures)
     print(json.dumps({key: v for key, v in figures.items() if key not in ("saes", "config")}))
     return figures
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

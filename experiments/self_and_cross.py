@@ -19,10 +19,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import selfx
 from experiments import siblings
+from experiments.command import command
 from experiments.cost import Job, show
 from experiments.tiny import tiny_world
 from experiments.whole_path import RESULTS
@@ -231,4 +230,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    main(tyro.extras.overridable_config_cli(CONFIGS))
+    command(main, CONFIGS)

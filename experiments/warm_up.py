@@ -16,9 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import selfx
+from experiments.command import command
 from experiments.portable import portable
 from experiments.whole_path import RESULTS
 from selfx.evaluation.run import Evaluation, evaluate
@@ -48,14 +47,15 @@ class Config:
     ask: str = "here,place,next,lens"
     patches: int = 4000
     """Examples of activation patching, train and test together."""
+    chunks: int = 4
+    """Of layers; those of one are patched together."""
     steps: int = 370
     """Of the warm-up, 32 questions each."""
     epochs: float = 1.0
     """Of activation patching."""
     times: float = 0.25
     """How often an epoch of the mixture sees each question of activation reading."""
-    test: int = 300
-    """Held-out examples that are asked."""
+    evaluation: Evaluation = Evaluation(limit=300, max_new_tokens=24)
     arms: tuple[str, ...] = ("warm-up", "from nothing", "after the warm-up", "mixed")
     seed: int = 0
     work: Path = Path("runs/warm-up")
@@ -71,7 +71,15 @@ def main(config: Config) -> None:
             READING, lm, reading, limit=config.questions, ask=config.ask, progress=report
         )
     with progress("tracing the patches") as report:
-        make_trace(PATCHING, lm, patching, data=config.facts, limit=config.patches, progress=report)
+        make_trace(
+            PATCHING,
+            lm,
+            patching,
+            data=config.facts,
+            limit=config.patches,
+            chunks=config.chunks,
+            progress=report,
+        )
     warm_up = config.work / "run-warm-up"
     size = made["counts"]["train"] * 0.95 / 32
     patch = Training(
@@ -104,18 +112,20 @@ def main(config: Config) -> None:
 def ask(lm: LanguageModel, arm: str, run: Path, trace: Path, config: Config) -> dict[str, Any]:
     """The scores of an arm, kept without folders of this machine."""
     name = arm.replace(" ", "-")
-    settings = Evaluation(limit=config.test, max_new_tokens=24)
     with progress(f"{arm}, asked") as report:
         scores = evaluate(
-            load_explainer(run, lm), trace, config.work / f"scores-{name}", settings, report=report
+            load_explainer(run, lm),
+            trace,
+            config.work / f"scores-{name}",
+            config.evaluation,
+            report=report,
         )
-    facts = None if config.facts is None else Path(config.facts).name
-    kept = dataclasses.asdict(config) | {"facts": facts, "work": None, "keep": None}
-    write_json(config.keep / "config.json", kept)
+    record = dataclasses.asdict(config) | {"work": None, "keep": None}
+    write_json(config.keep / "config.json", portable(record, config.work, [config.facts]))
     write_json(config.keep / f"{name}.json", portable(scores, config.work, [config.facts]))
     shutil.copy(run / "metrics.jsonl", config.keep / f"{name}.metrics.jsonl")
     return scores
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -14,9 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 import selfx
+from experiments.command import command
 from experiments.portable import portable
 from selfx.cli import setting
 from selfx.evaluation.run import Evaluation, evaluate
@@ -50,6 +49,7 @@ class Config:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     work: Path = Path("runs")
+    keep: Path = RESULTS
 
 
 def main(config: Config) -> None:
@@ -74,9 +74,9 @@ def main(config: Config) -> None:
         scores = evaluate(
             explainer, work / "trace", work / "scores", config.evaluation, report=report
         )
-    kept = RESULTS / config.name
-    data = Path(config.data).name if config.data else None
-    write_json(kept / "config.json", dataclasses.asdict(config) | {"data": data, "work": None})
+    kept = config.keep / config.name
+    record = dataclasses.asdict(config) | {"work": None, "keep": None}
+    write_json(kept / "config.json", portable(record, config.work, [config.data]))
     write_json(kept / "scores.json", portable(scores, config.work, [config.data]))
     shutil.copy(work / "run" / "metrics.jsonl", kept / "metrics.jsonl")
     print(score_table(scores))
@@ -87,4 +87,4 @@ def _options(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

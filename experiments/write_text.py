@@ -15,9 +15,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 
 import selfx
+from experiments.command import command
 from selfx import data as own
 from selfx.interventions.batching import chunks, pad
 from selfx.progress import progress
@@ -85,4 +85,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

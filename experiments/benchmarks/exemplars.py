@@ -25,12 +25,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import selfx
 from experiments.benchmarks.loading import status
+from experiments.command import command
 from selfx.features.exemplars.corpus import Corpus, windows
 from selfx.features.exemplars.directions import Features, along, first_layers
 from selfx.features.exemplars.files import load_exemplars, mined
@@ -237,4 +237,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

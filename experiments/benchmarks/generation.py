@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 
 import selfx
 from experiments.benchmarks.reference import interleaved, summary, torch_model
+from experiments.command import command
 from selfx.files import write_json
 
 
@@ -71,4 +71,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

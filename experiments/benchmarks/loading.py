@@ -27,12 +27,12 @@ from typing import Any, Literal
 import jax
 import ml_dtypes
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save_file
 from transformers import AutoTokenizer
 
+from experiments.command import command
 from selfx.files import write_json
 from selfx.testing import tiny_tokenizer
 
@@ -227,4 +227,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

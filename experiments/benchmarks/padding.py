@@ -26,10 +26,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 import selfx
 from experiments.benchmarks.machine import processor
+from experiments.command import command
 from selfx.explainer.batches import Batch, Plan, Row
 from selfx.explainer.injection import Way
 from selfx.explainer.optimization import Optimization
@@ -178,4 +178,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

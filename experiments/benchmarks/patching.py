@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from transformers import LlamaForCausalLM
 
 import selfx
 from experiments.benchmarks.reference import interleaved, summary, torch_model
+from experiments.command import command
 from selfx.files import write_json
 from selfx.interventions.pairs import Pair, run_pairs
 
@@ -160,4 +160,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 
 import selfx
+from experiments.command import command
 from selfx.explainer.batches import Plan
 from selfx.explainer.injection import Way
 from selfx.explainer.optimization import Optimization
@@ -140,4 +140,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import tyro
 
 from experiments.benchmarks.reference import summary
 from experiments.benchmarks.torch_sae import TorchSae
+from experiments.command import command
 from selfx.features.training.grid import make_step, measure
 from selfx.features.training.objective import start
 from selfx.features.training.optimise import first_state
@@ -195,4 +195,4 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

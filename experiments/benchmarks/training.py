@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from peft import LoraConfig, get_peft_model
 
 import selfx
 from experiments.benchmarks.reference import interleaved, summary, torch_model
+from experiments.command import command
 from selfx.explainer.batches import Batch, Plan
 from selfx.explainer.injection import Way
 from selfx.explainer.optimization import Optimization
@@ -140,4 +140,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config)

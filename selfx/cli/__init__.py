@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Union
 
@@ -17,6 +16,7 @@ import tyro
 from selfx.cli.adapters import ExportPeft
 from selfx.cli.arguments import setting
 from selfx.cli.ask import Explain
+from selfx.cli.ending import ending
 from selfx.cli.experiment import Patch, Trace
 from selfx.cli.explain import Evaluate, Train
 from selfx.cli.features import ExportNeuronpedia, SaeInspect, SaeTrain
@@ -24,8 +24,6 @@ from selfx.cli.judging import Judge
 from selfx.cli.model import Doctor, Pull
 from selfx.cli.projecting import FitProjection
 from selfx.cli.show import Quickstart, Report
-from selfx.errors import SelfxError
-from selfx.preemption import Preempted
 
 __all__ = ["COMMANDS", "GROUPS", "main", "setting"]
 
@@ -64,21 +62,16 @@ def main(argv: list[str] | None = None) -> int:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     groups = {name: _group(*group) for name, group in GROUPS.items()}
-    try:
+
+    def work() -> int:
         command = tyro.extras.subcommand_cli_from_dict(
             COMMANDS | groups, prog="selfx", description=_ABOUT, args=argv
         )
         result = command.run()
-    except SelfxError as error:
-        print(f"selfx: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stopped:
-        print("selfx: stopped; the same command goes on from here", file=sys.stderr)
-        return stopped.code if isinstance(stopped, Preempted) else 130
-    except BrokenPipeError:
-        return 0
-    _show(result, command.json)
-    return 0 if getattr(result, "ok", True) else 1
+        _show(result, command.json)
+        return 0 if getattr(result, "ok", True) else 1
+
+    return ending("selfx", work)
 
 
 _ABOUT = (

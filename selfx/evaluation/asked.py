@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from selfx.evaluation.answers.scoring import Answered
@@ -49,7 +50,8 @@ class Asked:
     def plain(self) -> Explainer:
         """The model that the explainer was made from, asked the same way."""
         explainer = self.explainer
-        plain = untrained(explainer.base, explainer.training, explainer.origin)
+        training = dataclasses.replace(explainer.training, start="", seed=0)  # it has neither
+        plain = untrained(explainer.base, training, explainer.origin)
         projection = None if explainer.reader is None else explainer.reader.projection
         if projection is not None:  # without it no vector of another width could be read
             plain = dataclasses.replace(plain, reader=Reader(projection=projection))
@@ -156,6 +158,8 @@ class Asked:
 
     def _ask(self, explainer: Explainer, examples: Sequence[Example], label: str) -> list[str]:
         vectors = own_vectors(examples, explainer.origin.width)
+        if explainer.training.blind:  # whatever it is given, it has answered already
+            vectors = np.zeros_like(vectors)
 
         def ask() -> list[str]:
             return answer(
@@ -189,6 +193,8 @@ class Asked:
         whole = hashlib.sha256("\n".join(parts).encode())
         whole.update(np.ascontiguousarray(vectors).tobytes())
         whole.update(adapter_digest(explainer).encode())
+        for leaf in jax.tree.leaves(explainer.reader):  # which an untrained model may be given
+            whole.update(np.ascontiguousarray(leaf).tobytes())
         return whole.hexdigest()[:16]
 
 

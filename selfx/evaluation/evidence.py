@@ -21,10 +21,14 @@ from selfx.evaluation.statistics.calibration import HEADLINE, calibrated, calibr
 from selfx.evaluation.statistics.intervals import intervals, paired_differences
 from selfx.evaluation.statistics.paired import swap_test
 from selfx.evaluation.statistics.power import smallest_differences
+from selfx.evaluation.statistics.recalibrate import platt_in_folds
 from selfx.evaluation.statistics.rows import Metric, Rows
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
+
+FEWEST = 50
+"""With fewer answers nothing is fitted in folds."""
 
 Named = Mapping[tuple[str, str], Rows]
 """The outcomes of each run, by explainer and control."""
@@ -109,13 +113,18 @@ def calibrations(
     answered: Sequence[Answered], rated: Sequence[Rows], *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Returns for each control under which confidence was measured the calibration `as said`, and
-    after each fit; with what the fits rest on, under `fitted`. Empty where none was measured."""
+    after each fit; with what the fits rest on, under `fitted`. Empty where none was measured.
+
+    The fit in folds rests on the other questions of the evaluation itself."""
     measured = [(run, rows, run.sure) for run, rows in zip(answered, rated, strict=True)]
     found: dict[str, Any] = {}
     for run, rows, sure in measured:
         if sure is None:
             continue
         right, every = is_right(rows), {"as said": sure.confidence, **sure.scaled}
+        if run.control == "none" and len(right) >= FEWEST:
+            said = np.log(np.maximum(sure.confidence, np.finfo(np.float64).tiny))
+            every["platt, in folds"] = platt_in_folds(said, right, rows.group, seed=seed)
         found[run.control] = {
             name: calibration_of(
                 calibrated(np.asarray(confidence), right, rows.group),

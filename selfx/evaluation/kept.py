@@ -39,11 +39,11 @@ class Kept:
         """Returns the value of that key, made where it is not there yet.
 
         Args:
-            label: what it is, for who looks into the folder.
+            label: what it is, for who looks into the folder; the same may have several labels.
             key: changes with all that the value depends on.
             make: returns it.
         """
-        file = self.folder / f"{label}-{key}.json"
+        file = next(self.folder.glob(f"[!.]*-{key}.json"), self.folder / f"{label}-{key}.json")
         if not file.exists():
             write_json(file, make())
         return json.loads(file.read_text(encoding="utf-8"))

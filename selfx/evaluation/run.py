@@ -109,6 +109,7 @@ def evaluate(
     out: Path,
     settings: Evaluation = Evaluation(),
     *,
+    answers: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Scores an explainer on a trace's test split; returns what `scores.json` holds.
@@ -121,6 +122,8 @@ def evaluate(
       data: a trace folder.
       out: the evaluation folder.
       settings: what to ask and how.
+      answers: where answers are kept as they come, and stay, so that other evaluations find what
+        they have in common with this one; None keeps them in `out` until it has ended.
       report: told of progress.
 
     Raises:
@@ -137,7 +140,7 @@ def evaluate(
         _check_target(trace, explainer)
     rest = load_rest(explainer, trace, test, settings)
     plain = looked_up(kind, settings.baselines or (), train, test)
-    keep = Kept(Path(out) / ".answers")
+    keep = Kept(answers or Path(out) / ".answers")
     scoring = _SCORINGS[kind.name](Path(data), train, test, settings, keep, report)
     asked = Asked(explainer, test, settings, keep, report)
     provenance = _provenance(explainer, trace, settings, scoring)
@@ -147,7 +150,8 @@ def evaluate(
         return done
     bench = Bench(Path(data), train, test, asked, scoring)
     scores = _written(Path(out), bench, rest, plain, str(trace["target"]), provenance)
-    keep.forget()
+    if answers is None:
+        keep.forget()
     return scores
 
 

@@ -19,6 +19,7 @@ from selfx.explainer.optimization import Optimization
 from selfx.explainer.run import Run, digest
 from selfx.explainer.step import How, State, init_state, make_step
 from selfx.explainer.training import Training
+from selfx.files import read_json
 from selfx.logs import Logs
 from selfx.preemption import preemptible
 from selfx.progress import Report, silent
@@ -77,7 +78,7 @@ def fit(
     check_target(mixture.records, explainer)
     job = prepare(explainer, mixture, training)
     run = Run(Path(out))
-    run.open(_record(explainer, mixture, training), fresh)
+    run.open(_as_begun(run, _record(explainer, mixture, training)), fresh)
     every = Every(save_every, log_every)
     return carry_out(job, run, explainer, every, wandb=wandb, report=report)
 
@@ -148,3 +149,15 @@ def _record(explainer: LanguageModel, mixture: Mixture, training: Training) -> d
         "start": Run(Path(training.start)).digest() if training.start else "",
     }
     return json.loads(json.dumps(record))  # as it reads back
+
+
+def _as_begun(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """The record, with the run that was started from where the folder's own settings have it.
+
+    What that is its digest says; it may have been moved, or be named from another folder.
+    """
+    if run.exists() and record["start"]:
+        old = read_json(run.config)
+        if old.get("start") == record["start"]:
+            record["training"]["start"] = old["training"].get("start", "")
+    return record

@@ -40,7 +40,7 @@ def test_help_imports_nothing_heavy():
 
 def test_the_installed_command_and_the_module_are_one():
     done = subprocess.run(
-        [sys.executable, "-m", "selfx.cli", "report", "nowhere", "--json"],
+        [sys.executable, "-m", "selfx", "report", "nowhere", "--json"],
         capture_output=True,
         text=True,
     )

@@ -102,7 +102,6 @@ def test_interventions_run(run):
     assert "how would the output change?" in own
 
 
-@pytest.mark.slow
 def test_training_runs(run):
     """A model is traced, trained, examined and asked; and trained with its weights on a mesh."""
     said = run("a_model_explains_itself", "train_on_tpu_with_a_mesh")

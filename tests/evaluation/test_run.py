@@ -12,7 +12,7 @@ from selfx.evaluation.table import score_table
 from selfx.explainer.answer import untrained
 from selfx.explainer.training import Training
 
-PLAIN = Training(style="plain")
+PLAIN = Training(style="plain", seed=1)
 CONTROLS = ("zero", "shuffled", "rotated")
 BASELINES = ("untrained", "majority", "majority-per-cell", "majority-verdict-per-cell")
 QUICK = Evaluation(CONTROLS, BASELINES, max_new_tokens=3, batch_size=8)
@@ -165,6 +165,31 @@ def test_one_of_other_examples_asks_again(explainer, planted_trace, whole, tmp_p
     out = shutil.copytree(whole, tmp_path / "out")
     evaluate(explainer, planted_trace(tmp_path / "trace", train=12, test=10, seed=5), out, QUICK)
     assert len(calls) == 5
+
+
+def test_another_seed_finds_what_untrained_models_said(explainer, data, tmp_path, calls):
+    """Of what two evaluations have in common one is asked; the folder that they share stays."""
+    shared = tmp_path / "answers"
+    evaluate(explainer, data, tmp_path / "first", QUICK, answers=shared)
+    calls.clear()
+    training = dataclasses.replace(explainer.training, seed=7)
+    other = dataclasses.replace(explainer, training=training)
+    scores = evaluate(other, data, tmp_path / "second", QUICK, answers=shared)
+    assert len(calls) == 4
+    first = json.loads((tmp_path / "first" / "scores.json").read_text())
+    assert scores["rows"] == first["rows"]
+    assert shared.exists()
+
+
+def test_a_blind_one_is_asked_once(explainer, data, tmp_path, calls):
+    """Every control of vectors gives it zeros; the model before training is as blind."""
+    training = dataclasses.replace(explainer.training, blind=True)
+    blind = dataclasses.replace(explainer, training=training)
+    scores = evaluate(blind, data, tmp_path / "out", QUICK)
+    assert len(calls) == 2
+    assert not any(vectors.any() for vectors in calls)
+    first, *others = [row["metrics"] for row in scores["rows"][:4]]
+    assert others == [first] * 3
 
 
 @pytest.mark.parametrize("change", [{"max_new_tokens": 2}, {"beams": 2}], ids=str)

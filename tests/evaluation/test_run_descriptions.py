@@ -34,7 +34,7 @@ def data(feature_trace, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explainer(tiny_lm):
-    return dataclasses.replace(untrained(tiny_lm, Training(style="plain")), name="tiny")
+    return dataclasses.replace(untrained(tiny_lm, Training(style="plain", seed=1)), name="tiny")
 
 
 class Stop(Exception):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 from experiments import contrast
+from experiments.portable import portable
 from selfx import data
 from selfx.evaluation.folder import load_evaluation
 from selfx.tasks.store import load_examples
@@ -31,6 +32,6 @@ def test_every_seed_is_asked_beside_one_trained_without_vectors(tmp_path):
     assert len(drawn) == 6, "of five wanted: a set that is begun is asked whole"
     assert {drawn.count(name) for name in drawn} == {config.contrast.rows}
     given = str(data.text_path())
-    assert contrast.told(config, {given: [given]}) == {"text.jsonl.gz": ["text.jsonl.gz"]}
+    assert portable({given: [given]}, config.work) == {"text.jsonl.gz": ["text.jsonl.gz"]}
     for path in config.keep.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name

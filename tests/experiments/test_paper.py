@@ -65,7 +65,11 @@ def test_activation_patching_has_self_cross_and_blind_with_their_controls(config
     assert summary[0]["lift"]["over"] == "zero"
     blind = kept(place, "activation_patching", "tiny-seed-0-blind.json")
     assert blind["provenance"]["training"]["blind"]
-    whole = "".join(path.read_text() for path in (place / "keep").rglob("*.json"))
+    own = kept(place, "activation_patching", "tiny-seed-0.json")
+    assert "text-only" in {row["control"] for row in own["rows"]}
+    report = (place / "keep" / "tiny" / "activation_patching" / "report.html").read_text()
+    assert all(name in report for name in found)
+    whole = "".join(path.read_text() for path in (place / "keep").rglob("*.*"))
     assert str(place) not in whole
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,18 @@ def test_what_was_learned_is_not_centred_over(tiny_lm, data, runs):
     first = runs(trains=("lora", "scale", "bias"), centred=True)
     job = job_of(tiny_lm, data, first, trains=("lora", "scale", "bias"), centred=True)
     equal(job.trained.reader, Run(first).load_result().reader)
+
+
+def test_the_run_that_it_started_from_may_be_moved(tiny_lm, data, runs, tmp_path):
+    """The same weights under another path go on; others, in the old place, do not."""
+    first = shutil.copytree(runs(), tmp_path / "first")
+    settings = dataclasses.replace(SHORT, start=str(first), seed=1)
+    fit(tiny_lm, [data], tmp_path / "run", settings)
+    moved = dataclasses.replace(settings, start=str(first.rename(tmp_path / "moved")))
+    assert fit(tiny_lm, [data], tmp_path / "run", moved).resumed_at == 2
+    shutil.copytree(runs(seed=5), first)
+    with pytest.raises(SelfxError, match="holds another run:\n    start: "):
+        fit(tiny_lm, [data], tmp_path / "run", settings)
 
 
 def test_all_weights_go_on_in_full_precision(tiny_folder, data, tmp_path):

@@ -79,7 +79,7 @@ def started():
     children = []
 
     def start(arguments, begun):
-        command = [sys.executable, "-m", "selfx.cli", *map(str, arguments)]
+        command = [sys.executable, "-m", "selfx", *map(str, arguments)]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         children.append(child)
         patience = time.monotonic() + 240  # a busy machine starts and compiles slowly

@@ -53,7 +53,7 @@ def test_a_hub_id_without_a_network(refused, made, tmp_path):
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}
     for environment in (offline, closed):
         done = subprocess.run(
-            [sys.executable, "-m", "selfx.cli", "pull", "some-org/some-model", "--json"],
+            [sys.executable, "-m", "selfx", "pull", "some-org/some-model", "--json"],
             env={**os.environ, **environment},
             capture_output=True,
             text=True,

@@ -23,7 +23,7 @@ from selfx.evaluation.judge.kept import load_judged
 from selfx.evaluation.report import descriptions, several, verdicts, words
 from selfx.evaluation.report.calibration import calibration
 from selfx.evaluation.report.judges import judges
-from selfx.evaluation.report.seeds import seeds
+from selfx.evaluation.report.seeds import over_seeds
 from selfx.evaluation.report.wording import (
     CONTROL_NAMES,
     asked,
@@ -35,7 +35,6 @@ from selfx.evaluation.report.wording import (
     short,
     span,
 )
-from selfx.evaluation.statistics.seeds import alike, of_evaluations
 from selfx.files import atomic
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
@@ -83,8 +82,8 @@ def render(evaluations: Sequence[dict[str, Any]]) -> str:
     wide = any(len(one["kind"].measures) > 4 for one in views)
     together = several.several(views)
     page = environment.get_template("page.html.j2")
-    over_seeds = [seeds(of_evaluations(group)) for group in alike(evaluations)]
-    return page.render(evaluations=views, wide=wide, together=together, over_seeds=over_seeds)
+    over = over_seeds(evaluations)
+    return page.render(evaluations=views, wide=wide, together=together, over_seeds=over)
 
 
 def view(evaluation: dict[str, Any], key: str = "e1") -> dict[str, Any]:

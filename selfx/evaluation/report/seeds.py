@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfx.evaluation.answers.kinds import kind_of
 from selfx.evaluation.report.wording import CONTROL_NAMES, finding
-from selfx.evaluation.statistics.seeds import EXPLAINER
+from selfx.evaluation.statistics.seeds import EXPLAINER, alike, of_evaluations
+
+
+def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what the template shows of those evaluations that differ by their seed alone."""
+    groups = alike(evaluations)
+    by = [group[0]["scores"].get("provenance", {}).get("explainer_model", "") for group in groups]
+    told = len({*by}) > 1
+    return [
+        {**seeds(of_evaluations(group)), "by": name if told else ""}
+        for group, name in zip(groups, by, strict=True)
+    ]
 
 
 def seeds(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Making confidences better with what is known of other answers: a temperature, and Platt's line.
 
-Neither changes an answer. Both are fitted on answers that are not scored, by the likelihood of
-which of these were right.
+Neither changes an answer. Both are fitted by the likelihood of which answers were right, on such as
+are not scored; in folds, on those of all other clusters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from selfx.evaluation.statistics.rows import Array
 
 TEMPERATURES = tuple(2.0 ** (step / 4) for step in range(-4, 13))
 """From 1/2 to 8, 1 among them."""
+FOLDS = 5
 _NEARLY = 1e-9  # no closer to 0 or 1 does a confidence count, or one wrong answer decides all
 
 
@@ -70,6 +71,30 @@ def fit_platt(log_probability: Array, right: Array) -> tuple[float, float]:
 def platt(log_probability: Array, line: tuple[float, float]) -> Array:
     """Returns the confidences `[n]` on a line in log-odds."""
     return expit(line[0] * _odds(log_probability) + line[1])
+
+
+def platt_in_folds(
+    log_probability: Array, right: Array, group: Array | None = None, *, seed: int = 0
+) -> Array:
+    """Returns the confidences `[n]`, each on the line that was fitted without its fold.
+
+    Args:
+        log_probability: `[n]` of each answer.
+        right: `[n]` 1 where it was right, else 0.
+        group: `[n]` the cluster of each, which lies in one of the `FOLDS`; none is a cluster each.
+        seed: of the folds.
+    """
+    names, cluster = np.unique(
+        np.arange(len(right)) if group is None else group, return_inverse=True
+    )
+    fold = np.random.default_rng((seed, 7)).permutation(len(names))[cluster] % FOLDS
+    made = np.empty(len(right))
+    for one in range(FOLDS):
+        here = fold == one
+        if here.any():
+            line = fit_platt(log_probability[~here], right[~here])
+            made[here] = platt(log_probability[here], line)
+    return made
 
 
 def _odds(log_probability: Array) -> Array:

@@ -145,6 +145,17 @@ def test_what_differs_by_the_seed_alone_is_shown_as_one(folder):
     assert "Over seeds" not in render(loaded[1:])
 
 
+def test_of_two_models_each_is_named_over_seeds(folder):
+    paths = [
+        folder(f"{model}-{seed}", right=2, examples=100, seed=seed, model=model)
+        for model in ("tiny", "runs/other/model")
+        for seed in (0, 1)
+    ]
+    html = render([load_evaluation(path) for path in paths])
+    for name in ("tiny", "other/model"):
+        assert f"Over seeds: activation-patching, tiny, explained by {name}</h2>" in html
+
+
 def test_explainers_and_targets_make_a_matrix(folder):
     paths = [
         folder(f"{model}-{target}", right=right, model=model, target=target)

@@ -6,7 +6,13 @@ from scipy.special import expit, log_softmax, logit
 from sklearn.calibration import _SigmoidCalibration
 
 from selfx.errors import SelfxError
-from selfx.evaluation.statistics.recalibrate import TEMPERATURES, fit_platt, fit_temperature, platt
+from selfx.evaluation.statistics.recalibrate import (
+    TEMPERATURES,
+    fit_platt,
+    fit_temperature,
+    platt,
+    platt_in_folds,
+)
 
 
 def test_platt_scaling_is_that_of_scikit_learn():
@@ -47,3 +53,23 @@ def test_shapes_must_fit():
     for shape, n in (((3, 2), 3), ((0, len(TEMPERATURES)), 0)):
         with pytest.raises(SelfxError, match="log-probabilities of shape"):
             fit_temperature(np.zeros(shape), np.zeros(n))
+
+
+def test_in_folds_no_answer_decides_its_own_confidence():
+    """Nor does any of its cluster: with the outcomes of one turned round, its own stay."""
+    rng = np.random.default_rng(0)
+    log_probability, group = np.log(rng.uniform(0.05, 0.95, 200)), np.repeat(np.arange(40), 5)
+    right = (rng.random(200) < 0.5 * np.exp(log_probability)).astype(float)
+    made = platt_in_folds(log_probability, right, group)
+    turned = np.where(group == 7, 1 - right, right)
+    other = platt_in_folds(log_probability, turned, group)
+    np.testing.assert_array_equal(other[group == 7], made[group == 7])
+    assert (other != made).mean() > 0.7
+    assert abs(made.mean() - right.mean()) < 0.05
+    whole = platt(log_probability, fit_platt(log_probability, right))
+    assert np.abs(made - whole).max() < 0.15
+
+
+def test_a_few_answers_make_do_without_all_folds():
+    made = platt_in_folds(np.log([0.2, 0.9]), np.array([0.0, 1.0]))
+    assert ((made > 0) & (made < 1)).all()

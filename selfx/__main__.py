@@ -1,4 +1,4 @@
-"""`python -m selfx.cli` is `selfx`."""
+"""`python -m selfx` is `selfx`."""
 
 import sys
 
