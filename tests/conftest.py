@@ -41,6 +41,23 @@ def pytest_runtest_setup(item):
         jax.clear_caches()  # programs of one kind round otherwise than those of the other
 
 
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 16_384
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Between files, lets compiled programs go when they are many.
+
+    Each is several memory maps; Linux allows a process 65,530, and past them jaxlib crashes.
+    """
+    import jax
+
+    if nextitem is not None and nextitem.path == item.path or not MAPS.exists():
+        return
+    if MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+
+
 def _module(name, *path):
     """A file of the tests as a module: the folders are no packages."""
     file = Path(__file__).parent.joinpath(*path)
