@@ -17,6 +17,8 @@ from selfx.weights.save import save_model
 
 SMOLLM2 = Model("SmolLM2", "smollm2-135m-instruct", 106e6, chats=False, width=576)
 """Asked in plain text: its template's system message would be a third of a short question."""
+CHATTING = dataclasses.replace(SMOLLM2, chats=True)
+"""As it is asked about hints: what it explains there happened in its template."""
 SIBLING = dataclasses.replace(SMOLLM2, name="sibling", source="runs/siblings/follower/model")
 """What `experiments.siblings` makes: the same model trained on until it behaves otherwise."""
 
@@ -36,6 +38,9 @@ def smollm2(work: Path) -> dict[str, Setup]:
     described = dataclasses.replace(training, epochs=3.0, injection="add")
     evaluation = Evaluation(limit=300)
     patched = dataclasses.replace(evaluation, other_vectors=SIBLING.source)
+    # Long questions, of which an hour or so has room for three quarters.
+    hinted = dataclasses.replace(training, epochs=0.75)
+    chatting = dataclasses.replace(SIBLING, chats=True)
     dictionary = {"dictionary": "runs/sae", "directions": "latents"}
     questions = {
         FEATURES: Questions(
@@ -43,9 +48,10 @@ def smollm2(work: Path) -> dict[str, Setup]:
         ),
         PATCHING: Questions("patching", PATCHING, SMOLLM2, limit=4000),
         ABLATION: Questions(
-            "ablation", ABLATION, SMOLLM2, limit=2700, options={"max_tokens": 152}, tokens=240
+            "ablation", ABLATION, CHATTING, limit=3200, options={"max_tokens": 152}, tokens=240
         ),
     }
+    trainings = {FEATURES: described, PATCHING: training, ABLATION: hinted}
     outside = tuple(
         Questions(kind, FEATURES, SMOLLM2, limit=400, options={"directions": kind})
         for kind in OUTSIDE
@@ -53,8 +59,8 @@ def smollm2(work: Path) -> dict[str, Setup]:
     return {
         task: Setup(
             each,
-            (SIBLING,),
-            {"": described if task == FEATURES else training},
+            (chatting if task == ABLATION else SIBLING,),
+            {"": trainings[task]},
             evaluation=patched if task == PATCHING else evaluation,
             outside=outside if task == FEATURES else (),
         )
