@@ -35,6 +35,9 @@ class Batch:
       vectors: float32 `[b, m, d]`, as the target had them.
       slots: int32 `[b, m]`, where a row's vectors go, -1 for nowhere.
       layers: int32 `[b, m]`, the target's layer that each was taken after, -1 if not known.
+      likely: int32 `[b, a, c]`, the tokens that could have come, the answer's among them; None
+        where only the answer's is known.
+      shares: float32 `[b, a, c]`, how likely each was; they sum to 1.
     """
 
     tokens: np.ndarray
@@ -45,6 +48,8 @@ class Batch:
     vectors: np.ndarray
     slots: np.ndarray
     layers: np.ndarray
+    likely: np.ndarray | None = None
+    shares: np.ndarray | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -62,6 +67,8 @@ class Row:
       slots: where in the question its vectors stand.
       vectors: float32 `[m, d]`, or None.
       layers: the `m` layers that they were taken after.
+      likely: at each place of the answer the tokens that could have come, with their shares; empty
+        where only the answer's own could.
     """
 
     id: str
@@ -70,6 +77,7 @@ class Row:
     slots: tuple[int, ...]
     vectors: np.ndarray | None
     layers: tuple[int, ...]
+    likely: tuple[tuple[tuple[int, float], ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids) + len(self.answer)
@@ -93,10 +101,34 @@ def row(example: Example, prompter: Prompter, wording: int = 0) -> Row:
             f"{len(layers)} layers for {len(prompt.slots)} vectors in example {example.id}",
             expected="one for each",
         )
-    return Row(example.id, prompt.ids, answer, prompt.slots, example.vectors, layers)
+    could = [(prompter.said(example, text), share) for text, share in example.likely]
+    likely = next_tokens(answer, could) if could else ()
+    return Row(example.id, prompt.ids, answer, prompt.slots, example.vectors, layers, likely)
 
 
-def collate(rows: Sequence[Row], size: int, width: int, vectors: int) -> Batch:
+def next_tokens(
+    answer: Sequence[int], could: Sequence[tuple[Sequence[int], float]]
+) -> tuple[tuple[tuple[int, float], ...], ...]:
+    """At each place of an answer, the tokens that go on from what stands before it, with shares.
+
+    Args:
+      answer: the true answer's tokens.
+      could: the answers that could have been true, each with its share, the true one among them.
+    """
+    places = []
+    for place, own in enumerate(answer):
+        shares: dict[int, float] = {own: 0.0}
+        for tokens, share in could:
+            if tuple(tokens[:place]) == tuple(answer[:place]) and len(tokens) > place:
+                shares[tokens[place]] = shares.get(tokens[place], 0.0) + share
+        total = sum(shares.values())
+        if not total:  # the true answer's own share rounds to nothing
+            shares, total = {own: 1.0}, 1.0
+        places.append(tuple((token, share / total) for token, share in shares.items()))
+    return tuple(places)
+
+
+def collate(rows: Sequence[Row], size: int, width: int, vectors: int, likely: int = 0) -> Batch:
     """The rows as arrays; a short batch is filled with rows of no weight.
 
     Args:
@@ -104,6 +136,7 @@ def collate(rows: Sequence[Row], size: int, width: int, vectors: int) -> Batch:
       size: rows of the batch.
       width: of the vectors.
       vectors: room for how many in a row.
+      likely: for how many tokens at a place; 0 leaves them out.
     """
     length = bucket(max(len(row) for row in rows))
     room = bucket(max(len(row.answer) for row in rows))
@@ -127,7 +160,20 @@ def collate(rows: Sequence[Row], size: int, width: int, vectors: int) -> Batch:
         if row.vectors is not None:
             batch.slots[i, :held], batch.layers[i, :held] = row.slots, row.layers
             batch.vectors[i, :held] = row.vectors
-    return batch
+    if not likely:
+        return batch
+    tokens, shares = _likely(rows, (size, room, likely))
+    return batch.replace(likely=tokens, shares=shares)
+
+
+def _likely(rows: Sequence[Row], shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What could have come at each place of each answer, and its shares: its own where no other."""
+    tokens, shares = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    for i, row in enumerate(rows):
+        for place, could in enumerate(row.likely or [((token, 1.0),) for token in row.answer]):
+            for n, (token, share) in enumerate(could):
+                tokens[i, place, n], shares[i, place, n] = token, share
+    return tokens, shares
 
 
 class Plan:
@@ -137,6 +183,7 @@ class Plan:
       rows: every example's wordings.
       times: how often an epoch sees each example; a fraction is a chance.
       longest: tokens of the longest row.
+      likely: the most tokens that could come at one place, 0 where only the answer's own.
     """
 
     def __init__(
@@ -154,6 +201,7 @@ class Plan:
         self.times = np.ones(len(examples)) if times is None else np.asarray(times, float)
         self.longest = max(len(wording) for row in self.rows for wording in row)
         self.vectors = max(1, *(len(row[0].slots) for row in self.rows))
+        self.likely = max(len(at) for row in self.rows for at in (*row[0].likely, ()))
         self.steps_per_epoch = -(-round(float(self.times.sum())) // batch_size)
         self._epoch = -1
         self._order: list[list[Row]] = []
@@ -171,7 +219,7 @@ class Plan:
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Some rows as arrays of this plan's sizes."""
-        return collate(rows, self.batch_size, self.width, self.vectors)
+        return collate(rows, self.batch_size, self.width, self.vectors, self.likely)
 
     def _epoch_batches(self, epoch: int) -> list[list[Row]]:
         rng = np.random.default_rng((self.seed, epoch))

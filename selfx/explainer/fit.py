@@ -74,7 +74,9 @@ def fit(
         that is not a number.
     """
     training.check()
-    mixture = read_mixture([Path(folder) for folder in data], times, explainer.config)
+    mixture = read_mixture(
+        [Path(folder) for folder in data], times, explainer.config, training.soften
+    )
     check_target(mixture.records, explainer)
     job = prepare(explainer, mixture, training)
     run = Run(Path(out))

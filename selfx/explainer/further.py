@@ -124,7 +124,7 @@ class Rows(Plan):
         self.width, self.batch_size, self.seed = width, training.batch_size, training.seed
         self.rows = [[row] for row in rows]
         self.times = np.ones(len(rows))
-        self.longest, self.vectors = max(map(len, rows)), 1
+        self.longest, self.vectors, self.likely = max(map(len, rows)), 1, 0
         self.steps_per_epoch = -(-len(rows) // training.batch_size)
         self._epoch, self._order = -1, []
 

@@ -12,6 +12,7 @@ from selfx.errors import SelfxError
 from selfx.explainer.origin import Origin, origin_of
 from selfx.models.config import Config
 from selfx.tasks.example import Example
+from selfx.tasks.graded import graded, keeps_scores
 from selfx.tasks.store import load_examples, load_trace
 from selfx.weights.load import LanguageModel
 
@@ -58,22 +59,29 @@ def check_target(records: Sequence[dict[str, Any]], explainer: LanguageModel) ->
             )
 
 
-def read_mixture(folders: Sequence[Path], times: Sequence[float], explainer: Config) -> Mixture:
+def read_mixture(
+    folders: Sequence[Path], times: Sequence[float], explainer: Config, soften: float = 0.0
+) -> Mixture:
     """The train splits of some traces.
 
     Args:
       folders: the traces.
       times: how often an epoch sees each example of each trace; none given is once.
       explainer: the model that is to learn.
+      soften: the temperature of answers' shares, for traces that keep the target's scores; 0 for
+        none.
 
     Raises:
-      SelfxError: no examples, as many times as traces, targets that differ.
+      SelfxError: no examples, as many times as traces, targets that differ, shares asked of traces
+        that keep no scores.
     """
     if times and len(times) != len(folders):
         raise SelfxError(f"{len(times)} --times for {len(folders)} traces", expected="one for each")
     if not all(0 < often < math.inf for often in times):
         raise SelfxError(f"--times {' '.join(map(str, times))}", expected="positive numbers")
     parts = [load_examples(folder, "train") for folder in folders]
+    if soften:
+        parts = _softened(parts, folders, soften)
     examples = tuple(example for part in parts for example in part)
     if not examples:
         raise SelfxError(
@@ -93,3 +101,19 @@ def read_mixture(folders: Sequence[Path], times: Sequence[float], explainer: Con
     often = tuple(share for part, share in zip(parts, shares, strict=True) for _ in part)
     origin = origin_of(records, examples, explainer)
     return Mixture(tuple(folders), records, examples, shares, often, origin)
+
+
+def _softened(
+    parts: Sequence[list[Example]], folders: Sequence[Path], temperature: float
+) -> list[list[Example]]:
+    """The examples with each answer's share, in the traces that keep the target's scores."""
+    if not any(part and keeps_scores(part) for part in parts):
+        raise SelfxError(
+            f"soften {temperature} for traces without the target's scores",
+            expected="input-ablation, with answering=calibrated or letters",
+            hint="--soften 0",
+        )
+    return [
+        graded(part, load_trace(folder), temperature) if keeps_scores(part) else part
+        for part, folder in zip(parts, folders, strict=True)
+    ]

@@ -92,7 +92,11 @@ class Prompter:
 
         The space between a sentence and its end is the answer's, as tokenizers have it.
         """
-        text = f" {example.answer}" if self._opens(example) else example.answer
+        return self.said(example, example.answer)
+
+    def said(self, example: Example, answer: str) -> tuple[int, ...]:
+        """The tokens of some answer to the example's question, and the one that ends it."""
+        text = f" {answer}" if self._opens(example) else answer
         return (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id)
 
     def _opens(self, example: Example) -> bool:

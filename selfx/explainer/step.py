@@ -96,9 +96,16 @@ def answer_logits(trained: Trained, frozen: Frozen, batch: Batch, how: How) -> j
 
 
 def total_loss(trained: Trained, frozen: Frozen, batch: Batch, how: How) -> jax.Array:
-    """The sum of cross-entropies over the batch's answer tokens, whatever the padding; a scalar."""
+    """The sum of cross-entropies over the batch's answer tokens, whatever the padding; a scalar.
+
+    Where several tokens could have come, with their shares instead of the answer's alone.
+    """
     logits = answer_logits(trained, frozen, batch, how)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.answers)
+    if batch.likely is not None:
+        said = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.likely, axis=-1)
+        losses = -(batch.shares * said).sum(axis=-1)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.answers)
     return (losses * batch.weights).sum()
 
 

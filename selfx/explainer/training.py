@@ -17,7 +17,7 @@ through before it is read, a scale, a bias, a low-rank map, and the projection b
 
 PARTS: tuple[str, ...] = get_args(Part)
 _POSITIVE = ("epochs", "batch_size", "accumulate", "rank", "alpha", "reader_rank", "evaluate_every")
-_FROM_ZERO = ("strength", "patience", "warmup", "weight_decay")
+_FROM_ZERO = ("strength", "patience", "warmup", "weight_decay", "soften")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,9 @@ class Training:
         learned of the text alone.
       optimization: rates and schedule.
       start: a finished run to start from instead of from nothing; "" for none.
+      soften: learn each answer's share instead of the one that came out ahead, where a trace keeps
+        the target's scores (input ablation): the temperature that they are divided by, in nats; 0
+        learns that one alone.
       held_out: the share of training groups that are kept back to watch the lift by.
       evaluate_every: steps between looks at them.
       patience: looks in a row without a lower loss after which training ends, with the best state
@@ -76,6 +79,7 @@ class Training:
     blind: bool = False
     optimization: Optimization = Optimization()
     start: str = ""
+    soften: float = 0.0
     held_out: float = 0.05
     evaluate_every: int = 50
     patience: int = 0

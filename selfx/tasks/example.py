@@ -32,6 +32,8 @@ class Example:
       vectors: float32 `[m, d]`, what the explainer may read, or None where a task has none.
       details: the columns of the trace that it came from, vector left out.
       layers: after which layer of the target each of the `m` vectors was taken.
+      likely: answers that were near to being true, each with its share, the true one among them;
+        empty where only that is known (`selfx.tasks.graded`).
       openings: the wordings for a model that does not chat, sentences that the answer completes;
         empty where it is asked the same questions.
     """
@@ -50,6 +52,7 @@ class Example:
     details: dict[str, Any]
     openings: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    likely: tuple[tuple[str, float], ...] = ()
 
     @property
     def question(self) -> str:

@@ -12,7 +12,7 @@ from selfx.explainer import lora
 from selfx.explainer.batches import Batch, collate, wordings
 from selfx.explainer.injection import Way
 from selfx.explainer.reader import Reader
-from selfx.explainer.step import Frozen, How, loss_and_gradient, total_loss
+from selfx.explainer.step import Frozen, How, answer_logits, loss_and_gradient, total_loss
 from selfx.explainer.trained import Trained, parameters
 from selfx.tasks.example import SLOT, Example
 from selfx.testing import tiny_model
@@ -184,6 +184,8 @@ def widened(batch, columns=0, rows=0, answers=0, vectors=0):
         **dict.fromkeys(("slots", "layers"), ((0, rows), (0, vectors))),
         "vectors": ((0, rows), (0, vectors), (0, 0)),
     }
+    if batch.likely is not None:
+        wide |= dict.fromkeys(("likely", "shares"), ((0, rows), (0, answers), (0, 0)))
     fill = {"ask": -1, "slots": -1, "layers": -1}
     return Batch(
         **{
@@ -248,3 +250,41 @@ def test_a_mean_over_no_token_is_zero(model, beside, rows):
     loss, grads = measured(beside, model, batch.replace(weights=0 * batch.weights))
     assert loss == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(grads))
+
+
+def softened(row, rng):
+    """The row where at every place but the last two other tokens could have come."""
+    places = []
+    for token in row.answer[:-1]:
+        shares = rng.dirichlet([2.0, 1.0, 1.0])
+        others = (token + 7) % 90 + 1, (token + 31) % 90 + 1
+        places.append(tuple(zip((token, *others), shares.tolist(), strict=True)))
+    return dataclasses.replace(row, likely=(*places, ((row.answer[-1], 1.0),)))
+
+
+def test_shares_weigh_the_log_probabilities_of_what_could_have_come(model, beside, rows):
+    rng = np.random.default_rng(5)
+    mixed = [softened(rows[0], rng), rows[1], softened(rows[2], rng)]  # of one no share is known
+    batch = collate(mixed, 4, 32, max(COUNTS), likely=3)
+    said = np.asarray(answer_logits(beside, Frozen(model), batch, HOW), float)
+    said = said - np.log(np.exp(said).sum(-1, keepdims=True))
+    total = 0.0
+    for i, row in enumerate(mixed):
+        for place, token in enumerate(row.answer):
+            shares = row.likely[place] if row.likely else ((token, 1.0),)
+            total -= sum(share * said[i, place, other] for other, share in shares)
+    count = sum(len(row.answer) for row in mixed)
+    found = measured(beside, model, batch)
+    np.testing.assert_allclose(found[0], total / count, rtol=1e-6)  # shares are float32
+    wide = widened(batch, columns=13, rows=2, answers=5, vectors=2)
+    close(measured(beside, model, wide), found)
+    close(measured(beside, model, batch, dataclasses.replace(HOW, accumulate=2)), found)
+
+
+def test_an_answer_that_is_certain_has_the_loss_of_the_answer_alone(model, beside, rows):
+    certain = [
+        dataclasses.replace(row, likely=tuple(((t, 1.0), (t + 1, 0.0)) for t in row.answer))
+        for row in rows
+    ]
+    hard, soft = together(rows), collate(certain, 3, 32, max(COUNTS), likely=2)
+    close(measured(beside, model, soft), measured(beside, model, hard))
