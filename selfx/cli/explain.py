@@ -84,6 +84,10 @@ class Train:
     """Questions in the chat template, or as plain text."""
     start: str = ""
     """A finished run to start from."""
+    soften: float = 0.0
+    """Learn each answer's share instead of the one that came out ahead, where a trace keeps the
+    target's scores (input-ablation): the temperature, in nats, that they are divided by; 0 learns
+    that one alone."""
     held_out: float = 0.05
     """Share of the training groups that is kept back to watch the lift by."""
     evaluate_every: int = 50

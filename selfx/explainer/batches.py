@@ -163,7 +163,7 @@ def collate(rows: Sequence[Row], size: int, width: int, vectors: int, likely: in
     if not likely:
         return batch
     tokens, shares = _likely(rows, (size, room, likely))
-    return batch.replace(likely=tokens, shares=shares)
+    return dataclasses.replace(batch, likely=tokens, shares=shares)
 
 
 def _likely(rows: Sequence[Row], shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,7 @@ def total_loss(trained: Trained, frozen: Frozen, batch: Batch, how: How) -> jax.
     Where several tokens could have come, with their shares instead of the answer's alone.
     """
     logits = answer_logits(trained, frozen, batch, how)
-    if batch.likely is not None:
+    if batch.likely is not None and batch.shares is not None:
         said = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.likely, axis=-1)
         losses = -(batch.shares * said).sum(axis=-1)
     else:
