@@ -174,9 +174,9 @@ class Evaluate:
     baselines: tuple[str, ...] | None = None
     """What it is compared with; none given runs all that fit the task. For verdicts: untrained,
     few-shot, selfie, majority, majority-per-cell, majority-verdict-per-cell, nearest-vector,
-    nearest-text, probe; for words: the same without majority-verdict-per-cell, majority-per-ask,
-    logit-lens; for descriptions: untrained, few-shot, majority, nearest-cosine, nearest-dot,
-    selfie, selfie-oracle, logit-lens, gold."""
+    nearest-text, probe, shifted-scores; for words: the same without majority-verdict-per-cell and
+    shifted-scores, majority-per-ask, logit-lens; for descriptions: untrained, few-shot, majority,
+    nearest-cosine, nearest-dot, selfie, selfie-oracle, logit-lens, gold."""
     limit: int = 0
     """Ask this many test questions, contrast sets whole; 0 asks all."""
     max_new_tokens: int = 0

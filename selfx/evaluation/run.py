@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from selfx.evaluation.answers.scoring import BY_VERDICT, Answered, Scoring
 from selfx.evaluation.answers.word_answers import BY_WORDS
 from selfx.evaluation.asked import Asked
 from selfx.evaluation.baselines.named import MODELS, Bench, looked_up
+from selfx.evaluation.baselines.shifted import has_scores
 from selfx.evaluation.confidence import with_confidence
 from selfx.evaluation.controls import ALL, check_control
 from selfx.evaluation.folder import load_evaluation
@@ -88,18 +89,18 @@ class Evaluation:
                 expected="positive sizes",
             )
 
-    def fitted(self, kind: Kind, reads: bool = True) -> Evaluation:
+    def fitted(self, kind: Kind, held: Collection[str]) -> Evaluation:
         """The settings for a kind of answers, with what they leave open filled in.
 
         Args:
           kind: of answers.
-          reads: whether there are vectors.
+          held: what of `selfx.evaluation.answers.kinds.NEEDS` the trace has.
 
         Raises:
           SelfxError: a baseline that does not fit.
         """
         room = self.max_new_tokens or kind.room
-        fitting = kind.fitting(self.baselines, reads)
+        fitting = kind.fitting(self.baselines, held)
         return dataclasses.replace(self, baselines=fitting, max_new_tokens=room)
 
 
@@ -134,7 +135,7 @@ def evaluate(
     trace = load_trace(data)
     kind = kind_of(trace["task"])
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
-    settings = settings.fitted(kind, any(example.vectors is not None for example in test))
+    settings = settings.fitted(kind, _held(train, test))
     check_vectors(test, explainer)
     if not settings.other_target:
         _check_target(trace, explainer)
@@ -153,6 +154,12 @@ def evaluate(
     if answers is None:
         keep.forget()
     return scores
+
+
+def _held(train: Sequence[Example], test: Sequence[Example]) -> set[str]:
+    """What there is beside the questions, that some baselines go by."""
+    held = {"vector"} if any(example.vectors is not None for example in test) else set()
+    return held | ({"score"} if has_scores([*train, *test]) else set())
 
 
 def _written(

@@ -220,6 +220,8 @@ def test_shots_come_from_the_cell_with_their_vectors_in_order(planted):
 
 
 def test_without_vectors_those_that_read_them_do_not_fit():
-    assert not {"probe", "selfie", "nearest-vector"} & set(VERDICTS.fitting(None, reads=False))
+    assert not {"probe", "selfie", "nearest-vector"} & set(VERDICTS.fitting(None, ("score",)))
     with pytest.raises(SelfxError, match="have no vector"):
-        VERDICTS.fitting(("probe",), reads=False)
+        VERDICTS.fitting(("probe",), ())
+    with pytest.raises(SelfxError, match="have no score"):
+        VERDICTS.fitting(("shifted-scores",), ("vector",))

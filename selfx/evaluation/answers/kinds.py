@@ -7,7 +7,7 @@ here once; the terminal's table, the report and the files of an evaluation are f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ evaluations that are older than it."""
 PREDICTIONS = "predictions.parquet"
 EXAMPLES = "examples.json"
 
-READING_VECTORS = (
+_OF_VECTORS = (
     "selfie",
     "selfie-oracle",
     "logit-lens",
@@ -34,7 +34,8 @@ READING_VECTORS = (
     "nearest-dot",
     "probe",
 )
-"""The baselines that go by vectors alone."""
+NEEDS = {**dict.fromkeys(_OF_VECTORS, "vector"), "shifted-scores": "score"}
+"""What a baseline goes by, besides the question, that a trace may not have."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +92,25 @@ class Kind:
         """Returns the headline score of one explainer's rows."""
         return float(self.measures[self.headline].metric(rows, None))
 
-    def fitting(self, baselines: tuple[str, ...] | None, reads: bool = True) -> tuple[str, ...]:
+    def fitting(
+        self, baselines: tuple[str, ...] | None, held: Collection[str] = ("vector", "score")
+    ) -> tuple[str, ...]:
         """Returns the baselines asked for, all that fit where none are named.
 
         Args:
             baselines: their names.
-            reads: whether there are vectors, without which some have nothing to go by.
+            held: what of `NEEDS` the trace has.
 
         Raises:
-            SelfxError: one is of another kind, or needs vectors.
+            SelfxError: one is of another kind, or needs what the trace has not.
         """
-        fit = [name for name in self.baselines if reads or name not in READING_VECTORS]
+        fit = [name for name in self.baselines if name not in NEEDS or NEEDS[name] in held]
         if baselines is None:
             return tuple(fit)
         others = [name for name in baselines if name not in fit]
         if others:
-            without = "" if reads else " and have no vector"
+            need = NEEDS.get(others[0]) if others[0] in self.baselines else None
+            without = f" and have no {need}" if need else ""
             raise SelfxError(
                 f"baseline {others[0]!r} for answers that are {self.name}{without}",
                 expected=f"one of {', '.join(fit)}",
@@ -166,6 +170,7 @@ VERDICTS = Kind(
         "nearest-vector": "the answer of its cell's training vector at the smallest angle",
         "nearest-text": "the answer of its cell's training question with the nearest words",
         "probe": "ridge regression from the vector to the verdict, its cell's commonest content",
+        "shifted-scores": "the target's scores with the hint, less what the hint adds on average",
     },
     room=40,
     schema=_schema(

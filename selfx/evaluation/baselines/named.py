@@ -28,6 +28,7 @@ from selfx.evaluation.baselines.nearest import (
     nearest_in_cell,
 )
 from selfx.evaluation.baselines.probe import probe_verdicts, probe_words
+from selfx.evaluation.baselines.shifted import shifted_scores
 from selfx.explainer.selfie import SCALES
 from selfx.features.descriptions.promoted import named, promoted_tokens
 from selfx.features.descriptions.rules import Rule
@@ -63,6 +64,7 @@ LOOKED_UP: dict[str, dict[str, Baseline]] = {
         "nearest-vector": nearest_in_cell,
         "nearest-text": nearest_by_text,
         "probe": probe_verdicts,
+        "shifted-scores": shifted_scores,
     },
     "descriptions": {
         "majority": commonest,

@@ -1,0 +1,56 @@
+"""What the target's scores *with* a hint say of its answer without one; no model is asked.
+
+A hint moves the scores of the letters by much the same in every question. Taken away, what is left
+leans towards what would have been answered: an explainer that knows less than this explains nothing
+that the target's own output does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from selfx.tasks.questions import LETTERS
+from selfx.tasks.wording import answer_content, word
+
+if TYPE_CHECKING:
+    from selfx.tasks.example import Example
+
+WITHOUT, WITH = "zeroshot_scores", "random_hint_scores"
+
+
+def has_scores(examples: Sequence[Example]) -> bool:
+    """Whether the target's scores of all letters, with and without the hint, are kept."""
+    return bool(examples) and all(
+        example.details.get(name) is not None for example in examples for name in (WITHOUT, WITH)
+    )
+
+
+def shifted_scores(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
+    """Returns for each the answer that its scores with the hint give, once what that hint adds on
+    average is taken away.
+
+    What each hint adds, and the letters' own levels, are means over training examples.
+    """
+    before, after = _scores(train, WITHOUT), _scores(train, WITH)
+    hints = np.array([_hint(example) for example in train])
+    gaps = {hint: (before - after)[hints == hint].mean(axis=0) for hint in set(hints.tolist())}
+    gap = (before - after).mean(axis=0)
+    level = before.mean(axis=0)
+    guessed = np.stack([gaps.get(_hint(example), gap) for example in test]) + _scores(test, WITH)
+    letters = [LETTERS[n] for n in (guessed - level).argmax(axis=1)]
+    return [
+        word(letter != example.details["random_hint_prediction"].strip(), answer_content(letter))
+        for letter, example in zip(letters, test, strict=True)
+    ]
+
+
+def _scores(examples: Sequence[Example], name: str) -> np.ndarray:
+    """Float64 `[n, 4]`."""
+    return np.array([example.details[name] for example in examples], np.float64)
+
+
+def _hint(example: Example) -> str:
+    return str(example.details["hint"])
