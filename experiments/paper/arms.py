@@ -75,6 +75,7 @@ class Arm:
       seed: of its training.
       share: of the training groups.
       blind: whether it is trained on zeros in place of vectors.
+      soften: the temperature of answers' shares that it learns instead of one answer; 0 for one.
       ask: other questions than those it is trained on.
     """
 
@@ -82,6 +83,7 @@ class Arm:
     seed: int = 0
     share: float = 1.0
     blind: bool = False
+    soften: float = 0.0
     ask: Questions | None = None
 
     @property
@@ -89,6 +91,7 @@ class Arm:
         """The name of its run."""
         parts = [self.model.name, f"seed-{self.seed}"]
         parts += [f"share-{self.share:g}"] if self.share < 1 else []
+        parts += [f"soft-{self.soften:g}"] if self.soften else []
         return "-".join([*parts, "blind"] if self.blind else parts)
 
     @property
@@ -142,7 +145,7 @@ class Bench:
     def training(self, arm: Arm) -> Training:
         """How an arm is trained."""
         own = self.setup.training(arm.model, arm.seed)
-        return dataclasses.replace(own, blind=arm.blind)
+        return dataclasses.replace(own, blind=arm.blind, soften=arm.soften)
 
     def carry_out(self, arm: Arm) -> dict[str, Any]:
         """The scores of an arm, trained and asked as far as it is not."""

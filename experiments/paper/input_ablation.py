@@ -1,6 +1,6 @@
 """Input ablation: Tables 2, 5 and 8 of the paper (arXiv 2511.08579).
 
-    python -m experiments.paper.input_ablation --data QUESTIONS --dry-run
+    python -m experiments.paper.input_ablation --data QUESTIONS --soften 0.1 --dry-run
     python -m experiments.paper.input_ablation --scale paper-qwen --released --explainers Qwen3-8B
 
 A question with a hint; how would the answer change without it? There is no vector: the controls
@@ -27,12 +27,18 @@ from selfx.tasks.schema import ABLATION
 class Config(Common):
     """The experiment."""
 
+    soften: float = 0.0
+    """Also train the target's own explainer on each answer's share: the temperature, in nats."""
+
 
 def main(config: Config) -> dict[str, dict[str, Any]] | None:
     """Prints the tables, keeps them, and returns the scores."""
     bench = Bench(config, setup(config.scale, ABLATION, config.folder))
     models = bench.setup.chosen(config.explainers)
     arms = [Arm(model, seed) for seed in config.seeds for model in models]
+    if config.soften and not config.released:
+        target = bench.setup.questions.target
+        arms += [Arm(target, seed, soften=config.soften) for seed in config.seeds]
     return carry_out("input_ablation", bench, arms)
 
 

@@ -117,7 +117,11 @@ def test_the_matrix_of_input_ablation_has_every_model_by_every_model(config, pla
         ("tiny", "second"),
         ("second", "tiny"),
     ]
-    by_itself, by_another = input_ablation.main(config(input_ablation)).values()
+    found = input_ablation.main(config(input_ablation, soften=0.5))
+    assert [*found] == ["tiny-seed-0", "second-seed-0", "tiny-seed-0-soft-0.5"]
+    by_itself, by_another, by_shares = found.values()
+    assert by_shares["provenance"]["training"]["soften"] == 0.5
+    assert by_itself["provenance"]["training"]["soften"] == 0.0
     assert {row["control"] for row in by_itself["rows"]} == {"none", "no-hint"}
     told = kept(place, "cross_model", ABLATION, "tiny", "second-seed-0.json")
     assert [row["metrics"] for row in told["rows"]] == [

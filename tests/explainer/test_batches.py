@@ -168,20 +168,42 @@ def test_batches_of_like_length_do_not_come_in_order_of_length(plan_of):
     assert widths != sorted(widths, reverse=True)
 
 
-def test_dtypes_are_what_the_step_compiles_for(plan_of):
-    batch = plan_of(examples(5)).batch(0)
+DTYPES = {
+    "tokens": "int32",
+    "mask": "bool",
+    "ask": "int32",
+    "answers": "int32",
+    "weights": "float32",
+    "vectors": "float32",
+    "slots": "int32",
+    "layers": "int32",
+}
+
+
+def dtypes(batch):
     names = [field.name for field in dataclasses.fields(batch)]
-    kinds = {name: str(getattr(batch, name).dtype) for name in names}
-    assert kinds == {
-        "tokens": "int32",
-        "mask": "bool",
-        "ask": "int32",
-        "answers": "int32",
-        "weights": "float32",
-        "vectors": "float32",
-        "slots": "int32",
-        "layers": "int32",
-    }
+    held = {name: getattr(batch, name) for name in names}
+    return {name: str(array.dtype) for name, array in held.items() if array is not None}
+
+
+def test_dtypes_are_what_the_step_compiles_for(plan_of):
+    assert dtypes(plan_of(examples(5)).batch(0)) == DTYPES
+
+
+def test_shares_have_one_room_in_every_batch_of_a_plan(plan_of):
+    made = examples(23)
+    for i in (3, 8):  # of the others no share is known
+        likely = ((made[i].answer, 0.5), ("no", 0.3), ("what", 0.2))[: 2 + i // 8]
+        made[i] = dataclasses.replace(made[i], likely=likely)
+    plan = plan_of(made, batch_size=4)
+    assert plan.likely == 3
+    for step in range(plan.steps_per_epoch):
+        batch = plan.batch(step)
+        assert dtypes(batch) == DTYPES | {"likely": "int32", "shares": "float32"}
+        assert batch.likely.shape == batch.shares.shape == (*batch.answers.shape, 3)
+        np.testing.assert_allclose(batch.shares.sum(axis=-1), batch.weights, atol=1e-6)
+        own = (batch.likely == batch.answers[..., None]) & (batch.shares > 0)
+        assert (own.any(axis=-1) == (batch.weights > 0)).all()
 
 
 def several(n, counts=(0, 1, 3, 2)):
