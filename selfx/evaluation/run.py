@@ -19,7 +19,6 @@ from selfx.evaluation.answers.scoring import BY_VERDICT, Answered, Scoring
 from selfx.evaluation.answers.word_answers import BY_WORDS
 from selfx.evaluation.asked import Asked
 from selfx.evaluation.baselines.named import MODELS, Bench, looked_up
-from selfx.evaluation.baselines.shifted import has_scores
 from selfx.evaluation.confidence import with_confidence
 from selfx.evaluation.controls import ALL, check_control
 from selfx.evaluation.folder import load_evaluation
@@ -30,6 +29,7 @@ from selfx.evaluation.scores import write_evaluation
 from selfx.explainer.answer import Explainer, check_vectors
 from selfx.progress import Report, silent
 from selfx.tasks.example import Example
+from selfx.tasks.graded import keeps_scores
 from selfx.tasks.store import load_examples, load_trace
 
 REPORT = "report.html"
@@ -159,7 +159,7 @@ def evaluate(
 def _held(train: Sequence[Example], test: Sequence[Example]) -> set[str]:
     """What there is beside the questions, that some baselines go by."""
     held = {"vector"} if any(example.vectors is not None for example in test) else set()
-    return held | ({"score"} if has_scores([*train, *test]) else set())
+    return held | ({"score"} if keeps_scores([*train, *test]) else set())
 
 
 def _written(

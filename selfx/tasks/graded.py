@@ -14,13 +14,18 @@ from selfx.tasks.questions import LETTERS
 from selfx.tasks.schema import ABLATION
 from selfx.tasks.wording import answer_content, word
 
-SCORES = "zeroshot_scores"
+WITHOUT, WITH = "zeroshot_scores", "random_hint_scores"
+"""The columns of the letters' scores, without and with the hint."""
 
 
 def keeps_scores(examples: Sequence[Example]) -> bool:
-    """Whether their trace kept the target's scores of all outcomes: that of input ablation does,
+    """Whether their trace kept the target's scores of all letters: that of input ablation does,
     unless the target wrote its answers."""
-    return all(e.task == ABLATION and e.details.get(SCORES) is not None for e in examples)
+    return all(
+        example.task == ABLATION and example.details.get(name) is not None
+        for example in examples
+        for name in (WITHOUT, WITH)
+    )
 
 
 def graded(
@@ -50,7 +55,7 @@ def graded(
 def _likely(
     example: Example, offsets: np.ndarray, temperature: float
 ) -> tuple[tuple[str, float], ...]:
-    scores = np.asarray(example.details[SCORES], np.float64)
+    scores = np.asarray(example.details[WITHOUT], np.float64)
     if scores.shape != offsets.shape:
         raise SelfxError(
             f"{scores.size} scores in example {example.id}",

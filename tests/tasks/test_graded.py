@@ -1,5 +1,7 @@
 """Shares of the answers that could have been true, from the scores that a trace keeps."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -43,6 +45,14 @@ def test_cold_shares_are_the_answer_alone(examples, record):
 def test_scores_of_another_number_of_letters_are_named(examples, record):
     with pytest.raises(SelfxError, match="4 scores in example"):
         graded(examples, {**record, "letter_offsets": [0.0] * 5}, 1.0)
+
+
+@pytest.mark.parametrize("name", ["zeroshot_scores", "random_hint_scores"])
+def test_a_row_without_scores_is_seen(examples, name):
+    some = examples[:3]
+    lacking = dataclasses.replace(some[1], details={**some[1].details, name: None})
+    assert keeps_scores(some)
+    assert not keeps_scores([some[0], lacking, some[2]])
 
 
 def test_training_takes_shares_and_says_so(ablation_trace, tiny_lm, tmp_path):

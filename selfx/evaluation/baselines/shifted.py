@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selfx.tasks.graded import WITH, WITHOUT
 from selfx.tasks.questions import LETTERS
 from selfx.tasks.wording import answer_content, word
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
-
-WITHOUT, WITH = "zeroshot_scores", "random_hint_scores"
-
-
-def has_scores(examples: Sequence[Example]) -> bool:
-    """Whether the target's scores of all letters, with and without the hint, are kept."""
-    return bool(examples) and all(
-        example.details.get(name) is not None for example in examples for name in (WITHOUT, WITH)
-    )
 
 
 def shifted_scores(train: Sequence[Example], test: Sequence[Example]) -> list[str]:

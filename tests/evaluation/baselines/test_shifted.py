@@ -3,7 +3,7 @@
 import numpy as np
 
 from selfx.evaluation.answers.metrics import content_match, exact_match, has_changed_f1, score
-from selfx.evaluation.baselines.shifted import has_scores, shifted_scores
+from selfx.evaluation.baselines.shifted import shifted_scores
 
 
 def world(example, n, noise, seed, skip=""):
@@ -42,11 +42,3 @@ def test_a_hint_never_seen_gets_what_hints_add_on_average(example):
     assert len(shifted_scores(train, test)) == 200
     seen = [one for one in test if one.details["hint"] != "D"]
     assert exact_match(score(seen, shifted_scores(train, seen))) > 0.9
-
-
-def test_scores_are_there_or_not(example):
-    made = world(example, 3, 0.0, 0)
-    assert has_scores(made)
-    made[1].details["zeroshot_scores"] = None
-    assert not has_scores(made)
-    assert not has_scores([])
