@@ -82,6 +82,9 @@ class Train:
     folder of one that was fitted."""
     style: Literal["chat", "plain"] = "chat"
     """Questions in the chat template, or as plain text."""
+    withhold: tuple[str, ...] = ()
+    """Parts of questions that are never told, in training or after: text, layer, token, hint or
+    question."""
     start: str = ""
     """A finished run to start from."""
     soften: float = 0.0

@@ -95,8 +95,9 @@ class Asked:
     def few_shot(self, train: Sequence[Example]) -> Answered:
         """The answers of the model before training, after as many true ones as it has room for."""
         plain, room = self.plain, self.explainer.base.config.max_positions
+        train, test = ([*map(plain.prompter.told, part)] for part in (train, self.test))
         for shots in range(SHOTS, -1, -1):
-            asked = with_shots(train, self.test, shots, seed=self.settings.seed)
+            asked = with_shots(train, test, shots, seed=self.settings.seed)
             longest = max(len(plain.prompter.prompt(example).ids) for example in asked)
             if longest + self.settings.max_new_tokens <= room:
                 break

@@ -20,7 +20,7 @@ from selfx.explainer.projection.drawn import DRAWS
 from selfx.explainer.projection.files import load_projection, same_depth
 from selfx.tasks.example import Example
 from selfx.tasks.reading_model import read_places
-from selfx.tasks.schema import PATCHING, READING
+from selfx.tasks.schema import ABLATION, PATCHING, READING
 from selfx.weights.load import LanguageModel
 
 
@@ -146,6 +146,8 @@ def places_of(example: Example) -> list[Place]:
     row = example.details
     if example.task == READING and row.get("input_ids") is not None:
         return [_place(row["input_ids"], row["position"])]
+    if example.task == ABLATION and row.get("input_ids") is not None:
+        return [_place(row["input_ids"], len(row["input_ids"]) - 1)]
     if example.task == PATCHING and row.get("parts"):
         return [_place(p["ids"], p["position"], p["weight"]) for p in row["parts"]]
     if example.task == PATCHING and row.get("source_ids"):

@@ -98,7 +98,7 @@ def load_explainer(source: str | Path, base: LanguageModel | None = None) -> Exp
 
 def untrained(base: LanguageModel, training: Training, origin: Origin | None = None) -> Explainer:
     """The model itself, asked as an explainer trained with these settings would be."""
-    prompter = make_prompter(base.tokenizer, base.eos_ids, training.style)
+    prompter = make_prompter(base.tokenizer, base.eos_ids, training.style, training.withhold)
     origin = origin or Origin(base.config.d_model, base.config.n_layers)
     return Explainer(base.name, base, base.model, prompter, training, origin)
 

@@ -62,7 +62,9 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
     trained, given = _parts(explainer, training, mixture)
     whole = trained.reader.over(given) if trained.reader is not None else given
     check_reader(whole, origin.width, config.d_model)
-    prompter = make_prompter(explainer.tokenizer, explainer.eos_ids, training.style)
+    prompter = make_prompter(
+        explainer.tokenizer, explainer.eos_ids, training.style, training.withhold
+    )
     learned, watched = divide(mixture.examples, training.held_out, training.seed)
     plan = Plan(
         learned,

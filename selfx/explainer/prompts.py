@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 from selfx.errors import SelfxError
 from selfx.models.config import Config
 from selfx.tasks.example import SLOT, Example
+from selfx.tasks.withheld import PARTS, withheld
 
 Style = Literal["chat", "plain"]
 
@@ -47,12 +49,14 @@ class Prompter:
         paper does with base models.
       markers: the tokens `(begin, slot, end)`.
       end_id: the token that ends an answer, which training teaches too.
+      withhold: parts of questions that it never reads, names in `selfx.tasks.withheld.PARTS`.
     """
 
     tokenizer: Any
     style: Style
     markers: tuple[str, str, str]
     end_id: int
+    withhold: tuple[str, ...] = ()
 
     def prompt(self, example: Example, wording: int = 0) -> Prompt:
         """The example's question in one of its wordings, a placeholder for each of its vectors.
@@ -85,7 +89,12 @@ class Prompter:
 
     def wordings(self, example: Example) -> tuple[str, ...]:
         """The texts that the example may be asked in: a base model is given sentences to end."""
+        example = self.told(example)
         return example.openings if self._opens(example) else example.questions
+
+    def told(self, example: Example) -> Example:
+        """The example as far as its question is told to this explainer."""
+        return functools.reduce(withheld, self.withhold, example)
 
     def answer(self, example: Example) -> tuple[int, ...]:
         """The true answer's tokens and the one that ends it.
@@ -117,7 +126,21 @@ class Prompter:
         return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def make_prompter(tokenizer: Any, end_ids: tuple[int, ...], style: Style) -> Prompter:
+def check_withheld(parts: tuple[str, ...]) -> None:
+    """Raises SelfxError for parts that cannot be left out of what an explainer reads."""
+    known = [part for part in PARTS if part != "vector"]
+    for part in parts:
+        if part not in known or parts.count(part) > 1:
+            raise SelfxError(
+                f"withhold {' '.join(parts)}",
+                expected=f"some of {', '.join(known)}, each once",
+                hint="--blind takes vectors away" if part == "vector" else "",
+            )
+
+
+def make_prompter(
+    tokenizer: Any, end_ids: tuple[int, ...], style: Style, withhold: tuple[str, ...] = ()
+) -> Prompter:
     """The prompter for a tokenizer.
 
     Raises:
@@ -132,7 +155,7 @@ def make_prompter(tokenizer: Any, end_ids: tuple[int, ...], style: Style) -> Pro
     vocabulary = tokenizer.get_vocab()
     for markers in MARKERS:
         if all(marker in vocabulary for marker in markers):
-            return Prompter(tokenizer, style, markers, end_id)
+            return Prompter(tokenizer, style, markers, end_id, withhold)
     raise SelfxError(
         "a tokenizer without reserved tokens for the placeholder",
         expected=" or ".join(" ".join(markers) for markers in MARKERS),

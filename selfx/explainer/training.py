@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from selfx.errors import SelfxError
 from selfx.explainer.injection import Name, Way
 from selfx.explainer.optimization import SCHEDULES, Optimization
-from selfx.explainer.prompts import Style
+from selfx.explainer.prompts import Style, check_withheld
 
 Part = Literal["lora", "full", "scale", "bias", "low_rank", "projection"]
 """What can be trained: LoRA on the explainer's maps or all of its weights; of what a vector goes
@@ -46,6 +46,8 @@ class Training:
       latest: of those that enter after their own layer, the last that they may; -1 for any.
       blind: zeros enter in place of every vector, in training and ever after: what is learned is
         learned of the text alone.
+      withhold: parts of questions, names in `selfx.tasks.withheld.PARTS`, that are left out in
+        training and ever after.
       optimization: rates and schedule.
       start: a finished run to start from instead of from nothing; "" for none.
       soften: learn each answer's share instead of the one that came out ahead, where a trace keeps
@@ -77,6 +79,7 @@ class Training:
     at: int = -1
     latest: int = -1
     blind: bool = False
+    withhold: tuple[str, ...] = ()
     optimization: Optimization = Optimization()
     start: str = ""
     soften: float = 0.0
@@ -117,6 +120,7 @@ class Training:
             if values[name] not in choices:
                 raise SelfxError(f"{name} {values[name]!r}", expected=" or ".join(choices))
         self._check_parts()
+        check_withheld(self.withhold)
         self.way.check()
 
     def _check_parts(self) -> None:
@@ -145,6 +149,6 @@ def from_record(settings: dict[str, Any]) -> Training:
     """
     settings = dict(settings)
     optimization = Optimization(**settings.pop("optimization"))
-    for name in ("trains", "targets"):
-        settings[name] = tuple(settings[name])
+    for name in ("trains", "targets", "withhold"):
+        settings[name] = tuple(settings.get(name, ()))
     return Training(**settings, optimization=optimization)

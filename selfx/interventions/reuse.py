@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from selfx.models import cache as caches
 from selfx.models.cache import Cache
 from selfx.models.decoder import Decoder, forward
+from selfx.models.tap import At
 
 
 @jax.jit
@@ -42,11 +43,23 @@ def before(cache: Cache, rows: jax.Array, start: jax.Array, *, room: int) -> Cac
     return Cache(k, v, position, jnp.int32(slots))
 
 
-@jax.jit
-def choice_logits(
-    model: Decoder, past: Cache, tokens: jax.Array, mask: jax.Array, choices: jax.Array
-) -> jax.Array:
-    """Logits `[b, n]` of the tokens `choices` `[n]` next after texts that go on from `past`."""
+@jax.jit(static_argnames="layers")
+def choose(
+    model: Decoder,
+    past: Cache,
+    tokens: jax.Array,
+    mask: jax.Array,
+    choices: jax.Array,
+    *,
+    layers: tuple[int, ...] = (),
+) -> tuple[jax.Array, jax.Array]:
+    """Logits `[b, n]` of the tokens `choices` `[n]` next after texts that go on from `past`, and
+    the residuals `[b, l, d]` that leave `layers` at the texts' last tokens."""
     last = past.next_position[:, None] + mask.sum(axis=1, dtype=jnp.int32)[:, None] - 1
-    out = forward(model, tokens, mask=mask, cache=past, logits_at=last)
-    return out.logits[:, 0, choices]
+    capture = {"resid_post": At(last, layers)} if layers else {}
+    out = forward(model, tokens, mask=mask, cache=past, logits_at=last, capture=capture)
+    if not layers:
+        states = jnp.zeros((len(tokens), 0, model.config.d_model), jnp.float32)
+    else:
+        states = out.captures["resid_post"][:, :, 0].swapaxes(0, 1).astype(jnp.float32)
+    return out.logits[:, 0, choices], states

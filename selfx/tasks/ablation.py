@@ -11,7 +11,14 @@ import numpy as np
 
 from selfx.errors import SelfxError
 from selfx.files import read_json, write_json
-from selfx.tasks.answering import count_tokens, letter_scores, letter_tokens, written_letters
+from selfx.tasks.answering import (
+    about_to_answer,
+    asked_ids,
+    count_tokens,
+    letter_scores,
+    letter_tokens,
+    written_letters,
+)
 from selfx.tasks.balance import quota
 from selfx.tasks.blocks import BLOCKS, Block, Plan, Progress, collect, settings_of, shape_of
 from selfx.tasks.published import ablation_cell
@@ -37,6 +44,9 @@ class Ablating:
         without a letter dropped and counted.
       hints_per_question: different letters hinted at, each an example.
       max_tokens: longer conversations are left out.
+      states: after which layers, such as `20,24,28`, the residual in which the target is about to
+        answer the hinted question is kept for an explainer to read; "" is the published form,
+        without vectors.
       test_share: the share of questions held out.
       batch_size: questions of one run.
     """
@@ -44,11 +54,12 @@ class Ablating:
     answering: Answering = "calibrated"
     hints_per_question: int = 1
     max_tokens: int = 256
+    states: str = ""
     test_share: float = TEST_SHARE
     batch_size: int = 16
 
-    def check(self) -> None:
-        """Raises SelfxError for settings that no trace can have."""
+    def check(self, n_layers: int) -> None:
+        """Raises SelfxError for settings that no trace of a model of so many layers can have."""
         if self.answering not in ANSWERING:
             raise SelfxError(
                 f"answering {self.answering!r}", expected=f"one of {', '.join(ANSWERING)}"
@@ -57,7 +68,29 @@ class Ablating:
             raise SelfxError(
                 f"hints_per_question={self.hints_per_question}", expected=f"1 to {len(LETTERS)}"
             )
+        if self.states and self.answering == "generate":
+            raise SelfxError(
+                f"states={self.states!r} with answering=generate",
+                expected="answers that are one letter's token, before which there is a state",
+                hint="answering=letters, or no states",
+            )
+        self.layers(n_layers)
         check_share(self.test_share)
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The layers of `states`.
+
+        Raises:
+          SelfxError: layers that a model of `n_layers` does not have.
+        """
+        parts = [part.strip() for part in self.states.split(",")] if self.states else []
+        good = all(part.isdecimal() and int(part) < n_layers for part in parts)
+        if not good or len(set(parts)) < len(parts):
+            raise SelfxError(
+                f"states={self.states!r}",
+                expected=f"layers from 0 to {n_layers - 1} with commas between, each once",
+            )
+        return tuple(map(int, parts))
 
 
 def trace_ablation(
@@ -89,10 +122,11 @@ def trace_ablation(
     Raises:
       SelfxError: an unknown setting, bad questions, or a folder that holds another trace.
     """
-    options.check()
+    layers = options.layers(target.config.n_layers)
+    options.check(target.config.n_layers)
     settings = settings_of(ABLATION, target, options, data=data, limit=limit, seed=seed)
     questions, skipped = read_questions(data)
-    maker = _Maker(target, questions, settings, out / BLOCKS / "calibration.json")
+    maker = _Maker(target, questions, settings, layers, out / BLOCKS / "calibration.json")
     plan = Plan(
         task=ABLATION,
         target=target.name,
@@ -113,19 +147,26 @@ def trace_ablation(
 
 @dataclasses.dataclass(frozen=True)
 class _Answers:
-    """What the target answered: a letter or None for each prompt of a question, and the scores."""
+    """What the target answered: a letter or None for each prompt of a question, the scores and, as
+    far as they are kept, the states before each."""
 
     letters: list[str | None]
     scores: np.ndarray
+    states: np.ndarray
 
 
 class _Maker:
     """Asks the questions of each block, with and without hints."""
 
     def __init__(
-        self, target: LanguageModel, questions: list[Question], settings: dict[str, Any], kept: Path
+        self,
+        target: LanguageModel,
+        questions: list[Question],
+        settings: dict[str, Any],
+        layers: tuple[int, ...],
+        kept: Path,
     ):
-        self.target, self.settings, self.kept = target, settings, kept
+        self.target, self.settings, self.layers, self.kept = target, settings, layers, kept
         order = np.random.default_rng(settings["seed"]).permutation(len(questions))
         self.questions = [questions[index] for index in order]
         self._offsets: np.ndarray | None = None
@@ -176,10 +217,17 @@ class _Maker:
         size = self.settings["batch_size"]
         if self.settings["answering"] == "generate":
             written = iter(written_letters(self.target, sum(map(list, prompts), []), size))
-            return [_Answers([next(written) for _ in group], np.empty((0, 0))) for group in prompts]
+            none = np.empty((0, 0))
+            return [_Answers([next(written) for _ in group], none, none) for group in prompts]
         offsets = self.offsets()
-        scores = letter_scores(self.target, prompts, size)
-        return [_Answers([LETTERS[n] for n in (s - offsets).argmax(axis=1)], s) for s in scores]
+        return [
+            _Answers(
+                [LETTERS[n] for n in (found.scores - offsets).argmax(axis=1)],
+                found.scores,
+                found.states,
+            )
+            for found in about_to_answer(self.target, prompts, size, self.layers)
+        ]
 
     def _short(self, questions: Sequence[Question]) -> list[Question]:
         longest = self.settings["max_tokens"]
@@ -198,6 +246,7 @@ class _Maker:
         scores = answers.scores if answers.scores.size else None
         return {
             **self._prompts(plain, hinted),
+            **self._states(hinted, answers, place),
             **self._provenance(question, hint, hinted),
             "index": question.index,
             "question": question.text,
@@ -223,7 +272,17 @@ class _Maker:
             "hint_user_prompt": hinted,
             "original_prompt_full": full_prompt(tokenizer, plain, begun),
             "hint_prompt_full": full_prompt(tokenizer, hinted, begun),
-            "ablation_prompt": question_for_ablation(hinted),
+            "ablation_prompt": question_for_ablation(hinted, self.layers),
+        }
+
+    def _states(self, hinted: str, answers: _Answers, place: int) -> dict[str, Any]:
+        """The columns that hold the states before an answer, and where they were taken."""
+        if not self.layers:
+            return {"layers": None, "vectors": None, "input_ids": None}
+        return {
+            "layers": list(self.layers),
+            "vectors": list(answers.states[place]),
+            "input_ids": asked_ids(self.target, hinted),
         }
 
     def _provenance(self, question: Question, hint: str, hinted: str) -> dict[str, Any]:

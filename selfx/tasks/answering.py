@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from selfx.errors import SelfxError
 from selfx.interventions.batching import chunks, pad, repeat_last, rows_for
-from selfx.interventions.reuse import before, begin, choice_logits
+from selfx.interventions.reuse import before, begin, choose
 from selfx.models.cache import Cache
 from selfx.models.generate import generate
 from selfx.tasks.questions import LETTERS, full_prompt
@@ -34,32 +35,68 @@ def letter_tokens(tokenizer: Any) -> tuple[str, tuple[int, ...]]:
     raise SelfxError("the target's tokenizer splits the letters A to D", expected="a token each")
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What a target is about to answer to the `n` user prompts of a group.
+
+    Attributes:
+      scores: logits float32 `[n, 4]` of the letters.
+      states: float32 `[n, l, d]`, its residual after some layers where the letter comes next.
+    """
+
+    scores: np.ndarray
+    states: np.ndarray
+
+
 def letter_scores(
     target: LanguageModel, groups: Sequence[Sequence[str]], batch_size: int
 ) -> list[np.ndarray]:
-    """Logits float32 `[n, 4]` of the letters after each of a group's `n` user prompts.
+    """Logits float32 `[n, 4]` of the letters after each of a group's `n` user prompts."""
+    return [each.scores for each in about_to_answer(target, groups, batch_size)]
+
+
+def about_to_answer(
+    target: LanguageModel,
+    groups: Sequence[Sequence[str]],
+    batch_size: int,
+    layers: tuple[int, ...] = (),
+) -> list[Scored]:
+    """The letters' scores for each group of prompts, and the residuals after `layers`.
 
     What prompts share is run once: the system message for all of them, the question for those of a
     group, which differ in the hint alone.
     """
     if not groups:
         return []
-    asked = _Asked(target, groups, batch_size)
+    asked = _Asked(target, groups, batch_size, layers)
     for part in chunks(sorted(range(len(groups)), key=lambda g: (asked.shared[g], g)), batch_size):
         asked.run(part)
-    return asked.scores
+    return asked.found
 
 
 class _Asked:
-    """Groups of prompts in tokens, what they share, and the scores found so far."""
+    """Groups of prompts in tokens, what they share, and what was found so far."""
 
-    def __init__(self, target: LanguageModel, groups: Sequence[Sequence[str]], batch_size: int):
+    def __init__(
+        self,
+        target: LanguageModel,
+        groups: Sequence[Sequence[str]],
+        batch_size: int,
+        layers: tuple[int, ...],
+    ):
         begun, letters = letter_tokens(target.tokenizer)
-        self.model, self.size = target.model, batch_size
+        self.model, self.size, self.layers = target.model, batch_size, layers
         self.letters = np.array(letters, np.int32)
         self.ids = [[_ids(target, prompt, begun) for prompt in group] for group in groups]
         self.shared = [_shared(group) for group in self.ids]
-        self.scores = [np.zeros((len(group), len(letters)), np.float32) for group in groups]
+        held = (len(layers), target.config.d_model)
+        self.found = [
+            Scored(
+                np.zeros((len(group), len(letters)), np.float32),
+                np.zeros((len(group), *held), np.float32),
+            )
+            for group in groups
+        ]
         self.trunk = min(_shared([group[0] for group in self.ids]), min(self.shared) - 1)
         self.opening: Cache | None = None
         if self.trunk > 0:
@@ -86,9 +123,14 @@ class _Asked:
         rows = np.array([row for row, _, _ in full], np.int32)
         start = np.array([self.shared[g] for _, g, _ in full], np.int32)
         past = before(cache, rows, start, room=tokens.shape[1])
-        found = np.asarray(choice_logits(self.model, past, tokens, mask, self.letters))
-        for (_, g, n), scores in zip(ends, found, strict=False):
-            self.scores[g][n] = scores
+        found = choose(self.model, past, tokens, mask, self.letters, layers=self.layers)
+        for (_, g, n), scores, states in zip(ends, *map(np.asarray, found), strict=False):
+            self.found[g].scores[n], self.found[g].states[n] = scores, states
+
+
+def asked_ids(target: LanguageModel, user: str) -> list[int]:
+    """The conversation in tokens, up to where the letter comes next."""
+    return _ids(target, user, letter_tokens(target.tokenizer)[0])
 
 
 def written_letters(

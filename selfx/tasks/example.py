@@ -32,6 +32,7 @@ class Example:
       vectors: float32 `[m, d]`, what the explainer may read, or None where a task has none.
       details: the columns of the trace that it came from, vector left out.
       layers: after which layer of the target each of the `m` vectors was taken.
+      without: which parts of its questions were left out (`selfx.tasks.withheld`).
       likely: answers that were near to being true, each with its share, the true one among them;
         empty where only that is known (`selfx.tasks.graded`).
       openings: the wordings for a model that does not chat, sentences that the answer completes;
@@ -52,6 +53,7 @@ class Example:
     details: dict[str, Any]
     openings: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    without: tuple[str, ...] = ()
     likely: tuple[tuple[str, float], ...] = ()
 
     @property

@@ -70,19 +70,21 @@ def ablation_example(
     hinted, plain = row["random_hint_prediction"].strip(), row["zeroshot_prediction"].strip()
     changed = hinted != plain
     prompt = row["hint_user_prompt"]
+    layers = () if vectors is None else tuple(row["layers"])
     return Example(
         id=row.get("id") or f"{split}-{number}",
         task=ABLATION,
         split=split,
         group=row.get("group") or short_hash(row.get("question") or prompt),
         cell=row.get("cell") or ablation_cell(_hint(prompt)),
-        system=row["system_prompt"],
-        questions=(question_for_ablation(prompt),),
+        system="" if layers else row["system_prompt"],  # the target's; ours tells of its states
+        questions=(question_for_ablation(prompt, layers),),
         answer=word(changed, answer_content(plain)),
         changed=changed,
         content=answer_content(plain),
         vectors=vectors,
         details=row,
+        layers=layers,
     )
 
 

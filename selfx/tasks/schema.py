@@ -144,6 +144,9 @@ SCHEMAS = {
             *PUBLISHED[ABLATION],
             ("zeroshot_scores", pa.list_(pa.float32())),
             ("random_hint_scores", pa.list_(pa.float32())),
+            ("layers", pa.list_(pa.int32())),
+            ("vectors", pa.list_(pa.list_(pa.float32()))),
+            ("input_ids", pa.list_(pa.int32())),
             *_OWN,
         ]
     ),
@@ -208,7 +211,7 @@ def task_of(schema: pa.Schema, path: Path) -> str:
 
 def _task_like(names: Sequence[str]) -> str:
     """The task that columns remind of most."""
-    if "ask" in names or "vectors" in names:
+    if "hint_user_prompt" not in names and ("ask" in names or "vectors" in names):
         return READING
     if "chosen_label" in names or "feature_idx" in names:
         return FEATURES

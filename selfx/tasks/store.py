@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ def _read(path: Path, task: str, split: str, start: int) -> list[Example]:
     vectors: Sequence[np.ndarray | None] = [None] * table.num_rows
     if task in _VECTOR_OF:
         column, table = _VECTOR_OF[task](table)
-        vectors = (_several if is_list(column.type.value_type) else _vectors)(column, path)
+        if column is not None:
+            vectors = (_several if is_list(column.type.value_type) else _vectors)(column, path)
     rows = zip(table.to_pylist(), vectors, strict=True)
     return [_example(task, row, held, split, start, n, path) for n, (row, held) in enumerate(rows)]
 
@@ -232,7 +233,20 @@ def _read_at(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     return table["vectors"].combine_chunks(), table.drop_columns(["vectors"])
 
 
-_VECTOR_OF = {PATCHING: _patched, FEATURES: _described, READING: _read_at}
+def _answering(table: pa.Table) -> tuple[pa.Array | None, pa.Table]:
+    """The states in which the target was about to answer, if a trace keeps them, and the table
+    without them."""
+    if "vectors" not in table.column_names or table["vectors"].null_count == table.num_rows:
+        return None, table.drop_columns([n for n in ("vectors",) if n in table.column_names])
+    return _read_at(table)
+
+
+_VECTOR_OF: dict[str, Callable[[pa.Table], tuple[pa.Array | None, pa.Table]]] = {
+    PATCHING: _patched,
+    FEATURES: _described,
+    READING: _read_at,
+    ABLATION: _answering,
+}
 _MAKERS = {
     PATCHING: patching_example,
     ABLATION: ablation_example,

@@ -7,6 +7,7 @@ it can remain. A vector that is added after its own layer still tells that layer
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from selfx.tasks.pieces import pieces_to_text
 from selfx.tasks.reading_questions import CHAT, PLAIN
 from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 from selfx.tasks.wording import ABLATION as HINTED
-from selfx.tasks.wording import FEATURES_CHAT, FEATURES_PLAIN, HINT
+from selfx.tasks.wording import ABLATION_STATE, FEATURES_CHAT, FEATURES_PLAIN, HINT
 from selfx.tasks.wording import PATCHING as PATCHED
 
 _TOKEN = (("tokens {tokens}", "some tokens"),)
@@ -67,30 +68,39 @@ def withheld(example: Example, part: str) -> Example:
     asked = _asked(example)
     if asked is None:
         return example
-    questions, openings = (
-        tuple(_without(template, part) for template in templates)
-        for templates in (asked.questions, asked.openings)
-    )
-    if (questions, openings) == (asked.questions, asked.openings):
+    less = _less(asked, part)
+    if less == asked:
         return example
     nothing: dict[str, Any] = {"vectors": None, "layers": ()} if part == "vector" else {}
     return dataclasses.replace(
         example,
-        questions=tuple(template.format(**asked.fill) for template in questions),
-        openings=tuple(template.format(**asked.fill) for template in openings),
+        questions=tuple(template.format(**asked.fill) for template in less.questions),
+        openings=tuple(template.format(**asked.fill) for template in less.openings),
+        without=(*example.without, part),
         **nothing,
     )
 
 
 def _asked(example: Example) -> _Asked | None:
-    """How the example's question was put together; None where it cannot be told."""
+    """How the example's question was put together, less what was left out of it before; None where
+    it cannot be told."""
     if example.task not in _ASKED or not example.details:
         return None
     asked = _ASKED[example.task](example)
     if asked is None:
         return None
-    whole = tuple(template.format(**asked.fill) for template in asked.questions)
-    return asked if whole == example.questions else None
+    asked = functools.reduce(_less, example.without, asked)
+    so_far = tuple(template.format(**asked.fill) for template in asked.questions)
+    return asked if so_far == example.questions else None
+
+
+def _less(asked: _Asked, part: str) -> _Asked:
+    """The templates with a part left out."""
+    questions, openings = (
+        tuple(_without(template, part) for template in templates)
+        for templates in (asked.questions, asked.openings)
+    )
+    return dataclasses.replace(asked, questions=questions, openings=openings)
 
 
 def _without(template: str, part: str) -> str:
@@ -118,8 +128,14 @@ def _ablation(example: Example) -> _Asked | None:
     question, found, rest = prompt.rpartition(_HINT)
     if not found:
         return None
-    template = HINTED.format(prompt="{question}" + _HINT + "({letter}){rest}")
-    return _Asked((template,), (), {"question": question, "letter": rest[1:2], "rest": rest[3:]})
+    whole = "{question}" + _HINT + "({letter}){rest}"
+    fill = {"question": question, "letter": rest[1:2], "rest": rest[3:]}
+    layers = example.details.get("layers")
+    if not layers:
+        return _Asked((HINTED.format(prompt=whole),), (), fill)
+    template = ABLATION_STATE.replace("{prompt}", whole)
+    named = ", ".join(map(str, layers))
+    return _Asked((template,), (), fill | {"slot": SLOT, "layer": named})
 
 
 def _feature(example: Example) -> _Asked:

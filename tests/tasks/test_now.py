@@ -21,6 +21,7 @@ from selfx.tasks.now.request import read_requests, request_of
 from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 from selfx.tasks.store import load_examples
 from selfx.tasks.trace import trace
+from selfx.tasks.withheld import withheld
 
 LATENTS = 8
 
@@ -136,6 +137,19 @@ def test_a_hint_is_a_traces_by_its_calibration(desk, ablation_trace):
     again, once_more = made(told, ABLATION, typed)
     assert [each.example.questions for each in again] == [e.questions for e in examples]
     assert [truth.answer for truth in once_more] == [example.answer for example in examples]
+
+
+def test_the_states_before_a_hinted_answer_are_a_traces(desk, tiny_lm, questions_file, tmp_path):
+    trace(ABLATION, tiny_lm, tmp_path, data=questions_file, limit=6, max_tokens=700, states="0,2")
+    examples = load_examples(tmp_path, "train")
+    rows = [{"text": example.details["hint_user_prompt"]} for example in examples]
+    asked, found = made(dataclasses.replace(desk, trace=tmp_path), ABLATION, rows)
+    assert len(asked) == len(examples) > 2
+    for each, truth, example in zip(asked, found, examples, strict=True):
+        same(each, example)
+        assert truth.answer == example.answer
+        less = [withheld(one, "question").question for one in (each.example, example)]
+        assert less[0] == less[1] != example.question
 
 
 def test_the_calibration_is_measured_as_a_trace_measures_it(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import selfx
 from selfx.data import questions_path
 from selfx.errors import SelfxError
 from selfx.interventions.pairs import Pair, run_pairs
@@ -151,6 +152,23 @@ def test_letters_are_calibrated_on_training_questions_without_hints(ablation_tra
     assert np.std(record["letter_offsets"]) > 0
 
 
+def test_states_are_the_residuals_before_the_hinted_answer(tmp_path, tiny_lm, questions_file):
+    options = {"max_tokens": 700, "hints_per_question": 2, "states": "1,0"}
+    trace("input-ablation", tiny_lm, tmp_path / "t", data=questions_file, limit=12, **options)
+    examples = both(tmp_path / "t")
+    for example in examples:
+        row = example.details
+        ids = tiny_lm.tokenizer(row["hint_prompt_full"], add_special_tokens=False)["input_ids"]
+        assert row["input_ids"] == ids
+        out = selfx.forward(tiny_lm.model, np.array([ids]), capture=("resid_post",))
+        alone = np.asarray(out.captures["resid_post"])[[1, 0], 0, -1]
+        np.testing.assert_allclose(example.vectors, alone, atol=2e-5, rtol=1e-4)
+        assert (example.layers, example.system) == ((1, 0), "")
+        assert "at layer 1, 0 was <vector>" in example.question
+        assert row["hint_user_prompt"] in example.question
+    assert len({example.vectors.tobytes() for example in examples}) == len(examples)
+
+
 def test_raw_letters(tmp_path, tiny_lm, questions_file):
     options = {"answering": "letters", "max_tokens": 700, "hints_per_question": 4}
     record = trace(
@@ -194,7 +212,7 @@ def test_a_stopped_trace_goes_on_to_the_same_bytes(
         data, options = questions_file, {"max_tokens": 700}
     limit = {"data": data, "limit": 24, **options}
     trace(task, tiny_lm, tmp_path / "whole", **limit)
-    module, name = (patching, "run_pairs") if "patch" in task else (ablation, "letter_scores")
+    module, name = (patching, "run_pairs") if "patch" in task else (ablation, "about_to_answer")
     real, calls = getattr(module, name), []
 
     def stopping(*args, **kwargs):
@@ -238,6 +256,10 @@ def test_another_model_is_refused(patching_trace, tiny_lm, facts_file):
         ("input-ablation", {"answering": "guess"}, "answering 'guess'"),
         ("input-ablation", {"hints_per_question": 5}, "hints_per_question=5"),
         ("input-ablation", {"max_tokens": 10}, "max_tokens"),
+        ("input-ablation", {"states": "0,99"}, "states='0,99'"),
+        ("input-ablation", {"states": "1,1"}, "states='1,1'"),
+        ("input-ablation", {"states": "all"}, "states='all'"),
+        ("input-ablation", {"states": "1", "answering": "generate"}, "answering=generate"),
         ("input-ablation", {"data": "nowhere.jsonl"}, "no data"),
         ("activation-patching", {"data": "nowhere.jsonl"}, "no data"),
     ],

@@ -39,6 +39,8 @@ HINT = published.ablation_example(
     0,
 )
 
+STATE = published.ablation_example({**HINT.details, "layers": [4, 17]}, "test", np.ones((2, 4)), 0)
+
 
 def reading(ask, shown=(), layers=(17,)):
     row = {"ask": ask, "layers": list(layers), "shown": list(shown), "answer": "zebras"}
@@ -48,7 +50,7 @@ def reading(ask, shown=(), layers=(17,)):
 WHICH = reading("which", ("Zebras graze", "Quito sleeps"))
 PLACE = reading("place", ("Zebras graze",))
 HERE, LENS = reading("here"), reading("lens", layers=(16, 17))
-EVERY = (PATCH, FEATURE, HINT, WHICH, PLACE, HERE, LENS)
+EVERY = (PATCH, FEATURE, HINT, STATE, WHICH, PLACE, HERE, LENS)
 
 
 def texts(example):
@@ -98,12 +100,12 @@ def test_without_the_hint_or_the_question():
 @pytest.mark.parametrize("part", PARTS)
 def test_what_a_question_does_not_have_is_not_taken(part):
     has = {
-        "vector": (PATCH, FEATURE, WHICH, PLACE, HERE, LENS),
+        "vector": (PATCH, FEATURE, STATE, WHICH, PLACE, HERE, LENS),
         "text": (PATCH, WHICH, PLACE),
-        "layer": (PATCH, FEATURE, WHICH, PLACE, HERE, LENS),
+        "layer": (PATCH, FEATURE, STATE, WHICH, PLACE, HERE, LENS),
         "token": (PATCH,),
-        "hint": (HINT,),
-        "question": (HINT,),
+        "hint": (HINT, STATE),
+        "question": (HINT, STATE),
     }[part]
     for example in EVERY:
         less = withheld(example, part)
@@ -111,6 +113,24 @@ def test_what_a_question_does_not_have_is_not_taken(part):
         for text, whole in zip(texts(less), texts(example), strict=True):
             assert (text != whole) == (less is not example)
             assert text[0].isupper() or text.startswith(SLOT)
+
+
+def test_without_the_question_a_state_and_the_hint_are_left():
+    less = withheld(STATE, "question")
+    assert less.vectors is STATE.vectors
+    assert SLOT in less.question
+    assert "at layer 4, 17" in less.question
+    assert "I think the answer is (C) but" in less.question
+    assert not words(less.question) & {"zebras", "graze", "yes"}
+
+
+@pytest.mark.parametrize("parts", [("vector", "question"), ("question", "vector")])
+def test_parts_are_left_out_one_after_the_other(parts):
+    less = withheld(withheld(STATE, parts[0]), parts[1])
+    assert less.without == parts
+    assert SLOT not in less.question
+    assert not words(less.question) & {"zebras", "graze", "yes"}
+    assert withheld(less, "question") is less
 
 
 def test_a_question_in_other_words_is_left_alone():

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selfx.evaluation.baselines.constant import majority_per_cell
+from selfx.evaluation.baselines.shifted import by_scores, scores_of
+from selfx.tasks.graded import WITHOUT, keeps_scores
 from selfx.tasks.plain_words import bare
 
 if TYPE_CHECKING:
@@ -70,8 +72,12 @@ def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[st
     """Returns the probe's verdict on each, with the commonest content of that verdict in its cell.
 
     The content is the best constant of the training examples of the cell that have the verdict.
+    Where a trace keeps the target's scores, it is these that are read, and all follows from them.
     """
     known, asked = _features(train, test)
+    if keeps_scores(train):
+        before = scores_of(train, WITHOUT)
+        return by_scores(fit_ridge(known, before - before.mean(axis=0))(asked), test)
     wanted = np.array([1.0 if example.changed else -1.0 for example in train])[:, None]
     changed = fit_ridge(known, wanted)(asked)[:, 0] > 0
     answers = [""] * len(test)
@@ -138,11 +144,16 @@ def _features(train: Sequence[Example], test: Sequence[Example]) -> tuple[np.nda
 
 
 def _read(examples: Sequence[Example]) -> np.ndarray:
-    """Returns float64 `[n, d + 1]`: each vector's direction, and the log of its length."""
-    vectors = np.stack([e.vector for e in examples if e.vector is not None]).astype(float)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    """Returns float64 `[n, m (d + 1)]`: of each vector its direction, and the log of its length.
+
+    Of examples with fewer vectors than others the last are taken: as many as all have.
+    """
+    held = [e.vectors for e in examples if e.vectors is not None]
+    fewest = min(map(len, held))
+    vectors = np.stack([each[-fewest:] for each in held]).astype(float)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     whole = np.where(lengths > 0, lengths, 1)
-    return np.hstack([vectors / whole, np.log(whole)])
+    return np.concatenate([vectors / whole, np.log(whole)], axis=-1).reshape(len(held), -1)
 
 
 def _by_ask(examples: Sequence[Example]) -> dict[str, list[int]]:

@@ -26,21 +26,27 @@ def shifted_scores(train: Sequence[Example], test: Sequence[Example]) -> list[st
 
     What each hint adds, and the letters' own levels, are means over training examples.
     """
-    before, after = _scores(train, WITHOUT), _scores(train, WITH)
+    before, after = scores_of(train, WITHOUT), scores_of(train, WITH)
     hints = np.array([_hint(example) for example in train])
     gaps = {hint: (before - after)[hints == hint].mean(axis=0) for hint in set(hints.tolist())}
     gap = (before - after).mean(axis=0)
     level = before.mean(axis=0)
-    guessed = np.stack([gaps.get(_hint(example), gap) for example in test]) + _scores(test, WITH)
-    letters = [LETTERS[n] for n in (guessed - level).argmax(axis=1)]
+    guessed = np.stack([gaps.get(_hint(example), gap) for example in test]) + scores_of(test, WITH)
+    return by_scores(guessed - level, test)
+
+
+def by_scores(scores: np.ndarray, test: Sequence[Example]) -> list[str]:
+    """Returns the answers that the letters' scores `[n, 4]` without a hint give, the letter with it
+    being known."""
+    letters = [LETTERS[n] for n in scores.argmax(axis=1)]
     return [
         word(letter != example.details["random_hint_prediction"].strip(), answer_content(letter))
         for letter, example in zip(letters, test, strict=True)
     ]
 
 
-def _scores(examples: Sequence[Example], name: str) -> np.ndarray:
-    """Float64 `[n, 4]`."""
+def scores_of(examples: Sequence[Example], name: str) -> np.ndarray:
+    """The letters' scores in one of the trace's columns; float64 `[n, 4]`."""
     return np.array([example.details[name] for example in examples], np.float64)
 
 

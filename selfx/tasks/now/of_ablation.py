@@ -12,7 +12,7 @@ import numpy as np
 from selfx import data as own
 from selfx.errors import SelfxError
 from selfx.tasks.ablation import CALIBRATION_QUESTIONS, Ablating
-from selfx.tasks.answering import count_tokens, letter_scores, written_letters
+from selfx.tasks.answering import asked_ids, count_tokens, letter_scores, written_letters
 from selfx.tasks.example import Example
 from selfx.tasks.now.asked import Asked, Desk, Place, Truth
 from selfx.tasks.now.request import Request
@@ -42,15 +42,20 @@ class Prompts:
 
 
 def places(request: Request, desk: Desk) -> list[Place]:
-    """None: there is no vector."""
-    return []
+    """Where the target is about to answer, if its traces keep the states that it is in there."""
+    return [_place(_prompts(request)[0], desk)] if _layers(desk) else []
 
 
 def questions(request: Request, desk: Desk) -> list[Asked]:
     """The one question."""
     prompts, hint = _prompts(request)
-    about = {"text": prompts.hinted, "hint": hint}
-    return [Asked(_example(prompts, hint), about, prompts)]
+    about: dict[str, Any] = {"text": prompts.hinted, "hint": hint}
+    layers = _layers(desk)
+    if not layers:
+        return [Asked(_example(prompts, hint), about, prompts)]
+    states = desk.seen[_place(prompts, desk)].states[list(layers)]
+    about["layers"] = list(layers)
+    return [Asked(_example(prompts, hint, layers, states), about, prompts)]
 
 
 def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
@@ -68,6 +73,17 @@ def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
         offsets = _measured(desk) if kept is None else np.asarray(kept, np.float32)
     scores = [scored - offsets for scored in letter_scores(desk.target, groups, _BATCH)]
     return [_by_scores(plain, hinted) for plain, hinted in scores]
+
+
+def _layers(desk: Desk) -> tuple[int, ...]:
+    """After which layers the run's trace keeps the target's states."""
+    settings = {} if desk.trace is None else load_trace(desk.trace).get("settings", {})
+    return Ablating(states=settings.get("states", "")).layers(desk.layers)
+
+
+def _place(prompts: Prompts, desk: Desk) -> Place:
+    ids = asked_ids(desk.target, prompts.hinted)
+    return tuple(ids), len(ids) - 1
 
 
 def _prompts(request: Request) -> tuple[Prompts, str]:
@@ -122,18 +138,24 @@ def _measured(desk: Desk) -> np.ndarray:
     return np.concatenate(letter_scores(desk.target, asked, _BATCH)).mean(axis=0)
 
 
-def _example(prompts: Prompts, hint: str) -> Example:
+def _example(
+    prompts: Prompts,
+    hint: str,
+    layers: tuple[int, ...] = (),
+    states: np.ndarray | None = None,
+) -> Example:
     return Example(
         id=hint,
         task=ABLATION,
         split="now",
         group=prompts.plain,
         cell=ablation_cell(hint),
-        system=HINT_SYSTEM,
-        questions=(question_for_ablation(prompts.hinted),),
+        system="" if layers else HINT_SYSTEM,
+        questions=(question_for_ablation(prompts.hinted, layers),),
         answer="",
         changed=False,
         content="",
-        vectors=None,
-        details={},
+        vectors=states,
+        details={"hint_user_prompt": prompts.hinted, "layers": list(layers)},
+        layers=layers,
     )
