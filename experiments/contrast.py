@@ -20,19 +20,12 @@ from typing import Any
 
 import selfx
 from experiments.command import command
-from experiments.portable import portable, portable_evaluation
+from experiments.over_seeds import asked, kept, learned
 from experiments.tiny import tiny_world
 from experiments.whole_path import RESULTS
-from selfx.evaluation.folder import load_evaluation
-from selfx.evaluation.report.page import write_report
-from selfx.evaluation.run import REPORT, Evaluation, evaluate
-from selfx.evaluation.statistics.seeds import of_evaluations
-from selfx.evaluation.table import score_table
-from selfx.explainer.answer import load_explainer
-from selfx.explainer.fit import fit
+from selfx.evaluation.run import Evaluation
 from selfx.explainer.optimization import Optimization
 from selfx.explainer.training import Training
-from selfx.files import write_json
 from selfx.progress import progress
 from selfx.tasks.contrast import Contrast
 from selfx.tasks.schema import CONTRAST, READING
@@ -106,19 +99,9 @@ def main(config: Config) -> dict[str, Any]:
         name: learned(lm, patches, config.work / f"run-{name}", training)
         for name, training in ways.items()
     }
-    asked = dataclasses.replace(config.evaluation, text_only=str(runs.pop("blind")))
-    for name, run in runs.items():
-        with progress(f"{name}, asked") as report:
-            scores = evaluate(
-                load_explainer(run, lm),
-                patches,
-                config.work / name,
-                asked,
-                answers=config.work / "answers",
-                report=report,
-            )
-        print(f"{name}\n{score_table(scores)}\n", flush=True)
-    return keep(config, [config.work / name for name in runs])
+    evaluation = dataclasses.replace(config.evaluation, text_only=str(runs.pop("blind")))
+    folders = asked(lm, runs, patches, config.work, evaluation)
+    return kept(folders, config, (config.facts, config.contrast.texts))
 
 
 def placed(config: Config) -> Config:
@@ -154,27 +137,6 @@ def warmed_up(config: Config, lm: LanguageModel) -> Path:
             progress=report,
         )
     return learned(lm, reading, config.work / "run-warm-up", config.warm_up)
-
-
-def learned(lm: LanguageModel, data: Path, run: Path, training: Training) -> Path:
-    """The run folder of an explainer."""
-    with progress(run.name) as report:
-        fit(lm, [data], run, training, report=report)
-    return run
-
-
-def keep(config: Config, folders: list[Path]) -> dict[str, Any]:
-    """The scores over seeds, kept with those of each and the report."""
-    files = (config.facts, config.contrast.texts)
-    found = [portable_evaluation(load_evaluation(each), config.work, files) for each in folders]
-    for one in found:
-        write_json(config.keep / f"{one['name']}.json", one["scores"])
-    write_report(config.keep / REPORT, found)
-    over = of_evaluations(found) if len(found) > 1 else {}
-    write_json(config.keep / "over-seeds.json", over)
-    record = dataclasses.asdict(config) | {"work": None, "keep": None}
-    write_json(config.keep / "config.json", portable(record, config.work, files))
-    return over
 
 
 CONFIGS = {

@@ -74,10 +74,19 @@ class Asked:
         examples = self.test
         if control != "none":
             fewer = changed(control, self.test, seed=self.settings.seed)
-            if fewer is None:
+            if fewer is None or self._told_the_same(fewer):
                 return None
             examples = fewer
         return Answered(self.explainer.name, control, self._ask(self.explainer, examples, control))
+
+    def _told_the_same(self, examples: Sequence[Example]) -> bool:
+        """Whether other examples are the test's to this explainer, which may never be told what
+        they lack."""
+        told = self.explainer.prompter.told
+        return all(
+            told(new).questions == told(own).questions and new.vectors is own.vectors
+            for new, own in zip(examples, self.test, strict=True)
+        )
 
     def given(self, examples: Sequence[Example]) -> Answered:
         """The explainer's answers about the vectors of another model."""
