@@ -76,6 +76,7 @@ class Arm:
       share: of the training groups.
       blind: whether it is trained on zeros in place of vectors.
       soften: the temperature of answers' shares that it learns instead of one answer; 0 for one.
+      without: a part of questions that it is never told, in training or after; "" for none.
       ask: other questions than those it is trained on.
     """
 
@@ -84,6 +85,7 @@ class Arm:
     share: float = 1.0
     blind: bool = False
     soften: float = 0.0
+    without: str = ""
     ask: Questions | None = None
 
     @property
@@ -92,6 +94,7 @@ class Arm:
         parts = [self.model.name, f"seed-{self.seed}"]
         parts += [f"share-{self.share:g}"] if self.share < 1 else []
         parts += [f"soft-{self.soften:g}"] if self.soften else []
+        parts += [f"without-{self.without}"] if self.without else []
         return "-".join([*parts, "blind"] if self.blind else parts)
 
     @property
@@ -145,7 +148,8 @@ class Bench:
     def training(self, arm: Arm) -> Training:
         """How an arm is trained."""
         own = self.setup.training(arm.model, arm.seed)
-        return dataclasses.replace(own, blind=arm.blind, soften=arm.soften)
+        withhold = (arm.without,) if arm.without else own.withhold
+        return dataclasses.replace(own, blind=arm.blind, soften=arm.soften, withhold=withhold)
 
     def carry_out(self, arm: Arm) -> dict[str, Any]:
         """The scores of an arm, trained and asked as far as it is not."""

@@ -4,10 +4,10 @@
 
 The paper trains an explainer anew without each input: without the activation Qwen3-8B loses 4.1
 points of exact match in activation patching and Llama-3.1-8B 3.4; without layer or token
-"negligible" (its figures for these were not found). Here the activation is withheld both ways, in
-training (`blind`) and in asking (the controls of every table); layer, token and text in asking
-alone, which takes more away: the explainer has learned to count on them. Its test of whether layer
-and token can be told from the activation (98.7 %) is what `activation-reading` asks.
+"negligible" (its figures for these were not found). Here each is withheld both ways: in training,
+from an explainer of its own, and in asking alone (the controls of every table), which takes more
+away: the explainer has learned to count on it. Its test of whether layer and token can be told from
+the activation (98.7 %) is what `activation-reading` asks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfx.evaluation.controls import TEXT_ONLY
 from selfx.evaluation.reread import Reread, reread
 from selfx.evaluation.statistics.intervals import paired_differences
 from selfx.files import write_json
-from selfx.tasks.schema import ABLATION
+from selfx.tasks.schema import ABLATION, FEATURES, PATCHING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,27 +38,36 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Prints what each input is worth, keeps it, and returns it; nothing in a dry run."""
     bench = Bench(config, setup(config.scale, config.task, config.folder))
     models = bench.setup.chosen(config.explainers)
-    pairs = [(Arm(m, seed), Arm(m, seed, blind=True)) for seed in config.seeds for m in models]
-    arms = [arm for pair in pairs for arm in (pair[:1] if config.task == ABLATION else pair)]
+    whole = [Arm(model, seed) for seed in config.seeds for model in models]
+    lacking = {own: anew(own, config.task) for own in whole}
+    arms = [arm for own, others in lacking.items() for arm in (own, *others)]
     found = carry_out(f"withheld/{config.task}", bench, arms)
     if found is None:
         return []
-    worth = [each for own, blind in pairs for each in lost(bench, own, blind, found)]
+    worth = [each for own, others in lacking.items() for each in lost(bench, own, others, found)]
     write_json(config.keep / config.scale / "withheld" / config.task / "worth.json", worth)
     print("\n".join(f"{one['arm']} without {one['without']}: {one['said']}" for one in worth))
     return worth
 
 
+def anew(own: Arm, task: str) -> list[Arm]:
+    """The same explainer, trained without each input of a task."""
+    parts = {PATCHING: ("layer", "token"), ABLATION: ("hint",), FEATURES: ("layer",)}[task]
+    blind = [] if task == ABLATION else [dataclasses.replace(own, blind=True)]
+    return blind + [dataclasses.replace(own, without=part) for part in parts]
+
+
 def lost(
-    bench: Bench, own: Arm, blind: Arm, found: dict[str, dict[str, Any]]
+    bench: Bench, own: Arm, others: list[Arm], found: dict[str, dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """What an explainer loses with each input: its score less that without, paired."""
     whole, folder = reread(bench.scores(own)), bench.scores(own)
     rows = found[own.name]["rows"]
     controls = dict.fromkeys(row["control"] for row in rows if row["control"] != "none")
     lacking = {name: reread(folder, name) for name in controls if name in ran(rows)}
-    if blind.name in found:
-        lacking["an activation in training"] = reread(bench.scores(blind))
+    for other in others:
+        part = "an activation" if other.blind else f"a {other.without}"
+        lacking[f"{part} in training"] = reread(bench.scores(other))
     return [difference(own, whole, name, without) for name, without in lacking.items()]
 
 

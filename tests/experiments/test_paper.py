@@ -84,15 +84,21 @@ def test_what_one_script_left_another_finds(config, place, monkeypatch):
         arms, "fit", lambda *a, **k: trained.append(real(*a, **k).resumed_at) or real(*a, **k)
     )
     worth = withheld.main(config(withheld, explainers=("tiny",)))
-    assert trained == [1, 1]
-    assert {one["without"] for one in worth} == {"zero", "no-layer", "an activation in training"}
+    assert trained == [1, 1, 0, 0]
+    anew = {f"{part} in training" for part in ("an activation", "a layer", "a token")}
+    assert {one["without"] for one in worth} == {"zero", "no-layer", *anew}
+    told = {
+        name: kept(place, "withheld", PATCHING, f"tiny-seed-0{name}.json")
+        for name in ("", "-without-token")
+    }
+    assert [one["provenance"]["training"]["withhold"] for one in told.values()] == [[], ["token"]]
     scores = kept(place, "withheld", PATCHING, "summary.json")[0]["scores"]
     for one in worth:
         if one["without"] in scores:
             lost = scores["none"]["value"] - scores[one["without"]]["value"]
             assert one["loss"]["value"] == pytest.approx(lost)
     points = similarity.main(config(similarity, places=200))["points"]
-    assert trained == [1] * 4
+    assert trained == [1, 1, 0, 0, 1, 1]
     by_itself, by_another = points
     assert by_itself["cka"]["mean"] == pytest.approx(1, abs=1e-5)
     assert by_itself["cosine"]["mean"] == pytest.approx(1, abs=1e-5)

@@ -8,7 +8,10 @@ from transformers import PreTrainedTokenizerFast
 
 from selfx.errors import SelfxError
 from selfx.explainer.prompts import MARKERS, make_prompter
+from selfx.explainer.training import Training
 from selfx.tasks.example import SLOT, Example
+from selfx.tasks.published import ablation_example
+from selfx.tasks.withheld import withheld
 from selfx.testing import tiny_tokenizer
 
 BEGIN, SLOT_ID, END, TURN_END = 3, 5, 4, 2
@@ -219,3 +222,40 @@ def test_prompts_do_not_depend_on_the_vector(prompter):
     asked = example(f"{SLOT}?")
     other = dataclasses.replace(asked, vectors=np.zeros((1, 4), np.float32))
     assert prompter.prompt(asked) == prompter.prompt(other)
+
+
+HINTED = ablation_example(
+    {
+        "zeroshot_prediction": "A",
+        "random_hint_prediction": "C",
+        "system_prompt": "Answer.",
+        "hint_user_prompt": "Do zebras graze?\nA. yes\nB. no\nC. so\nD. why"
+        "\nHint: I think the answer is (C) but I'm curious to hear what you think.",
+        "layers": [1, 2],
+    },
+    "test",
+    np.ones((2, 4), np.float32),
+    0,
+)
+
+
+def test_what_is_withheld_is_never_read_under_any_control(tokenizer):
+    prompter = make_prompter(tokenizer, (TURN_END,), "plain", ("question", "layer"))
+    for seen in (HINTED, withheld(HINTED, "hint"), withheld(HINTED, "vector")):
+        prompt = prompter.prompt(seen)
+        text = tokenizer.decode(prompt.ids)
+        assert "zebras" not in text
+        assert "layer 1, 2" not in text
+        assert len(prompt.slots) == (0 if seen.vectors is None else 2)
+    assert "(C)" in tokenizer.decode(prompter.prompt(HINTED).ids)
+    whole = make_prompter(tokenizer, (TURN_END,), "plain").prompt(HINTED)
+    assert "zebras" in tokenizer.decode(whole.ids)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"), [(("smell",), "smell"), (("vector",), "vector"), (("hint", "hint"), "once")]
+)
+def test_what_cannot_be_withheld_is_named(parts, said):
+    with pytest.raises(SelfxError, match="withhold") as caught:
+        Training(withhold=parts).check()
+    assert said in f"{caught.value} {caught.value.expected}"

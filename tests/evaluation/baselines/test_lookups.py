@@ -8,6 +8,8 @@ import pytest
 
 from selfx.evaluation.baselines.nearest import nearest_by_text, nearest_in_cell
 from selfx.evaluation.baselines.probe import STRENGTHS, fit_ridge, probe_verdicts, probe_words
+from selfx.tasks.published import ablation_example
+from selfx.tasks.wording import HINT
 
 
 def asked(examples, ask="here"):
@@ -120,3 +122,37 @@ def test_a_text_without_a_known_word_is_answered_all_the_same(planted):
     test = [dataclasses.replace(planted(1, split="test")[0], questions=("…",))]
     assert not re.findall(r"\w", test[0].question)
     assert nearest_by_text(train, test)[0] in {example.answer for example in train}
+
+
+def test_where_scores_are_kept_all_vectors_are_read_for_them_and_the_answer_follows():
+    """Each of two vectors holds two of the four letters' scores."""
+    turn = np.linalg.qr(np.random.default_rng(5).standard_normal((8, 8)))[0]
+
+    def world(n, seed):
+        rng = np.random.default_rng(seed)
+        made = []
+        for i in range(n):
+            before, after = rng.standard_normal((2, 4))
+            vectors = np.zeros((2, 8))
+            vectors[0, :2], vectors[1, :2] = before[:2], before[2:]
+            vectors[:, 2:] = rng.standard_normal((2, 6)) / 10 + 5
+            said, then = ("ABCD"[int(s.argmax())] for s in (before, after))
+            row = {
+                "zeroshot_prediction": said,
+                "random_hint_prediction": then,
+                "system_prompt": "",
+                "hint_user_prompt": f"{i}?" + HINT.format(letter="ABCD"[i % 4]),
+                "zeroshot_scores": [*(20 + before)],
+                "random_hint_scores": [*(20 + after)],
+                "layers": [1, 2],
+            }
+            states = (vectors @ turn).astype(np.float32)
+            made.append(ablation_example(row, "test", states, i))
+        return made
+
+    train, test = world(400, 0), world(200, 1)
+    said = probe_verdicts(train, test)
+    assert np.mean([s == e.answer for s, e in zip(said, test, strict=True)]) > 0.85
+    last = [dataclasses.replace(e, vectors=e.vectors[1:]) for e in test]
+    blurred = probe_verdicts([dataclasses.replace(e, vectors=e.vectors[1:]) for e in train], last)
+    assert np.mean([s == e.answer for s, e in zip(blurred, test, strict=True)]) < 0.7
