@@ -46,26 +46,53 @@ class Ridge:
 
 
 def fit_ridge(
-    features: np.ndarray, wanted: np.ndarray, strengths: Sequence[float] = STRENGTHS
+    features: np.ndarray,
+    wanted: np.ndarray,
+    groups: Sequence[str] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> Ridge:
     """Returns the ridge regression of `wanted` `[n, c]` on `features` `[n, d]`.
 
-    Its strength has the least squared error on examples left out one at a time, which one
-    decomposition gives for all of them (Golub, Heath and Wahba 1979).
+    Its strength has the least squared error on groups left out one at a time, which one
+    decomposition gives for all of them (Golub, Heath and Wahba 1979, for single examples).
+
+    Args:
+        features, wanted: what is read from, and what is read.
+        groups: what belongs together; None leaves examples out singly. Of a question that comes
+            several times the others would tell, and the strength would be far too small.
+        strengths: to choose from.
     """
+    members = _members(groups, len(features))
     middle, level = features.mean(axis=0), wanted.mean(axis=0)
     left, sizes, right = np.linalg.svd(features - middle, full_matrices=False)
     turned = left.T @ (wanted - level)
 
     def error(strength: float) -> float:
         kept = sizes**2 / (sizes**2 + strength)
-        own = (left**2) @ kept + 1 / len(features)
         missed = wanted - level - left @ (kept[:, None] * turned)
-        return float(np.mean((missed / np.maximum(1 - own, 1e-12)[:, None]) ** 2))
+        total = 0.0
+        for rows in members:
+            own = (left[rows] * kept) @ left[rows].swapaxes(1, 2) + 1 / len(features)
+            rest = np.eye(rows.shape[1]) * (1 + 1e-12) - own
+            total += float((np.linalg.solve(rest, missed[rows]) ** 2).sum())
+        return total
 
     strength = min(strengths, key=error)
     weights = right.T @ ((sizes / (sizes**2 + strength))[:, None] * turned)
     return Ridge(weights, level - middle @ weights, strength)
+
+
+def _members(groups: Sequence[str] | None, count: int) -> list[np.ndarray]:
+    """Returns the rows of the groups, those of one size together: int `[g, size]` each."""
+    if groups is None:
+        return [np.arange(count)[:, None]]
+    places: dict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        places[group].append(row)
+    by_size: dict[int, list[list[int]]] = defaultdict(list)
+    for rows in places.values():
+        by_size[len(rows)].append(rows)
+    return [np.array(several) for several in by_size.values()]
 
 
 def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
@@ -75,11 +102,12 @@ def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[st
     Where a trace keeps the target's scores, it is these that are read, and all follows from them.
     """
     known, asked = _features(train, test)
+    groups = [example.group for example in train]
     if keeps_scores(train):
         before = scores_of(train, WITHOUT)
-        return by_scores(fit_ridge(known, before - before.mean(axis=0))(asked), test)
+        return by_scores(fit_ridge(known, before - before.mean(axis=0), groups)(asked), test)
     wanted = np.array([1.0 if example.changed else -1.0 for example in train])[:, None]
-    changed = fit_ridge(known, wanted)(asked)[:, 0] > 0
+    changed = fit_ridge(known, wanted, groups)(asked)[:, 0] > 0
     answers = [""] * len(test)
     for verdict in (True, False):
         rows = np.flatnonzero(changed == verdict).tolist()
@@ -114,7 +142,8 @@ def _told_apart(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
     features, asked = _features(train, test)
     said = np.array([bare(example.answer) for example in train], dtype=object)
     wanted = np.stack([np.where(said == word, 1.0, -1.0) for word in chosen], axis=1)
-    best = fit_ridge(features, wanted)(asked).argmax(axis=1)
+    groups = [example.group for example in train]
+    best = fit_ridge(features, wanted, groups)(asked).argmax(axis=1)
     return [words[chosen[row]] for row in best]
 
 

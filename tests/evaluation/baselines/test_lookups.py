@@ -30,6 +30,31 @@ def test_the_ridge_equals_scikit_learns_with_the_same_choice_of_strength(shape):
     np.testing.assert_allclose(ours.weights, theirs.coef_.T, atol=1e-8)
 
 
+def test_groups_are_left_out_whole_as_scikit_learn_leaves_them():
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
+
+    rng = np.random.default_rng(1)
+    groups = [f"g{n}" for n in rng.integers(0, 15, 60)]
+    shared = {group: rng.standard_normal(30) for group in groups}
+    features = np.stack([shared[group] for group in groups]) + rng.standard_normal((60, 30)) / 9
+    level = {group: rng.standard_normal(2) for group in groups}
+    wanted = features[:, :2] + np.stack([level[group] for group in groups])
+    errors = [
+        -cross_val_score(
+            Ridge(strength),
+            features,
+            wanted,
+            groups=groups,
+            cv=LeaveOneGroupOut(),
+            scoring=lambda model, x, y: -((model.predict(x) - y) ** 2).sum(),
+        ).sum()
+        for strength in STRENGTHS
+    ]
+    assert fit_ridge(features, wanted, groups).strength == STRENGTHS[int(np.argmin(errors))]
+    assert fit_ridge(features, wanted).strength < STRENGTHS[int(np.argmin(errors))]
+
+
 def test_planted_verdicts_and_words_are_read_and_of_others_vectors_nothing(planted):
     """The vector names one of four classes; the even ones changed."""
     train, right = planted(160), {}
