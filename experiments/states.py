@@ -33,8 +33,8 @@ from selfx.tasks.schema import ABLATION
 from selfx.tasks.trace import trace
 from selfx.weights.load import LanguageModel
 
-TOLD = ("question",)
-"""What the explainers that read are not told."""
+WITHHELD = ("question", "layer")
+"""What the explainers that read are not told; the layers are the same ones everywhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +50,18 @@ class Config:
     ablating: Ablating = Ablating(hints_per_question=4, max_tokens=152, states="20,24,28")
     """How they are asked, and which states are kept."""
     training: Training = Training(
-        epochs=1.0,
-        batch_size=32,
+        epochs=0.65,
+        batch_size=16,
         style="plain",
         injection="marker",
         centred=True,
         soften=0.1,
+        held_out=0.02,
         optimization=Optimization(1e-3, "linear", 10),
     )
     """How each explainer learns."""
-    blind_epochs: float = 0.5
-    """Passes of the one without vectors, whose questions are three times as long."""
+    blind_epochs: float = 0.3
+    """Passes of the one without vectors, whose questions are twice as long."""
     seeds: tuple[int, ...] = (0, 1)
     """Of training."""
     evaluation: Evaluation = Evaluation(limit=400, max_new_tokens=24)
@@ -90,7 +91,7 @@ TINY = Config(
     evaluation=Evaluation(
         limit=6,
         max_new_tokens=2,
-        controls=("none", "zero", "no-question", "no-layer"),
+        controls=("none", "zero", "no-question", "no-hint"),
         baselines=("probe", "shifted-scores"),
         batch_size=8,
         confidence=False,
@@ -105,7 +106,7 @@ def main(config: Config) -> dict[str, Any]:
     config = placed(config)
     lm = selfx.load(config.model)
     data = traced(config, lm)
-    told = dataclasses.replace(config.training, withhold=TOLD)
+    told = dataclasses.replace(config.training, withhold=WITHHELD)
     ways = {f"seed-{seed}": dataclasses.replace(told, seed=seed) for seed in config.seeds}
     ways["blind"] = dataclasses.replace(
         config.training, blind=True, centred=False, epochs=config.blind_epochs

@@ -46,6 +46,7 @@ class Task:
 TASKS = (
     Task("activation patching, contrast sets", "contrast"),
     Task("… as published", f"{PAPER}/activation_patching", "SmolLM2", "SmolLM2-seed-?.json"),
+    Task("input ablation, from the target's states", "states"),
     Task("input ablation", f"{PAPER}/input_ablation", "SmolLM2", "SmolLM2-seed-?.json"),
     Task("feature description", f"{PAPER}/feature_descriptions", "SmolLM2", "SmolLM2-seed-?.json"),
 )

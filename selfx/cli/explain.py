@@ -184,8 +184,9 @@ class Evaluate:
     """Ask this many test questions, contrast sets whole; 0 asks all."""
     max_new_tokens: int = 0
     """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
-    beams: int = 1
-    """Answers written at once, of which the likeliest counts; 1 is greedy."""
+    beams: int = 0
+    """Answers written at once, of which the likeliest counts; 1 is greedy, 0 is 4 for a run that
+    learned shares (--soften) and greedy for all others."""
     confidence: bool = True
     """Measure how sure the explainer is of its answers, and how far that can be believed."""
     other_target: bool = False

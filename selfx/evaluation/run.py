@@ -47,7 +47,7 @@ class Evaluation:
         that the last may go beyond it.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
       beams: answers written at once, of which the likeliest counts; 1 is greedy, as SelfIE's own
-        prompt always is.
+        prompt always is; 0 is as the explainer's training asks for.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
@@ -65,7 +65,7 @@ class Evaluation:
     baselines: tuple[str, ...] | None = None
     limit: int = 0
     max_new_tokens: int = 0
-    beams: int = 1
+    beams: int = 0
     batch_size: int = 32
     seed: int = 0
     simulator: str = ""
@@ -83,16 +83,17 @@ class Evaluation:
         for name in self.baselines or ():
             if name not in known:
                 raise SelfxError(f"baseline {name!r}", expected=f"one of {', '.join(known)}")
-        if self.limit < 0 or self.max_new_tokens < 0 or min(self.batch_size, self.beams) < 1:
+        if min(self.limit, self.max_new_tokens, self.beams) < 0 or self.batch_size < 1:
             raise SelfxError(
-                "a negative limit or length, or no question or beam at once",
+                "a negative limit, length or number of beams, or no question at once",
                 expected="positive sizes",
             )
 
-    def fitted(self, kind: Kind, held: Collection[str]) -> Evaluation:
+    def fitted(self, explainer: Explainer, kind: Kind, held: Collection[str]) -> Evaluation:
         """The settings for a kind of answers, with what they leave open filled in.
 
         Args:
+          explainer: who is asked.
           kind: of answers.
           held: what of `selfx.evaluation.answers.kinds.NEEDS` the trace has.
 
@@ -101,7 +102,8 @@ class Evaluation:
         """
         room = self.max_new_tokens or kind.room
         fitting = kind.fitting(self.baselines, held)
-        return dataclasses.replace(self, baselines=fitting, max_new_tokens=room)
+        beams = self.beams or explainer.training.beams
+        return dataclasses.replace(self, baselines=fitting, max_new_tokens=room, beams=beams)
 
 
 def evaluate(
@@ -135,7 +137,7 @@ def evaluate(
     trace = load_trace(data)
     kind = kind_of(trace["task"])
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
-    settings = settings.fitted(kind, _held(train, test))
+    settings = settings.fitted(explainer, kind, _held(train, test))
     check_vectors(test, explainer)
     if not settings.other_target:
         _check_target(trace, explainer)

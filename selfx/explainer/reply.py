@@ -72,14 +72,15 @@ def replies(
     batch_size: int = 8,
     report: Report = silent,
 ) -> list[Reply]:
-    """The explainer's greedy answers in the order of the examples, and how sure it is of each.
+    """The explainer's answers in the order of the examples, and how sure it is of each.
 
     Raises:
       SelfxError: as `answer`.
     """
     size = min(batch_size, len(examples)) or 1
     how: dict[str, Any] = {"batch_size": size, "report": report}
-    texts = answer(explainer, examples, max_new_tokens=max_new_tokens, **how)
+    beams = explainer.training.beams
+    texts = answer(explainer, examples, max_new_tokens=max_new_tokens, beams=beams, **how)
     sure = sureness(explainer, examples, texts, **how)
     zeros = np.zeros_like(own_vectors(examples, explainer.origin.width))
     blind: list[Sureness | None] = [None] * len(examples)

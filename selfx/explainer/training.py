@@ -95,6 +95,15 @@ class Training:
         return Way(self.injection, self.strength, self.at, self.latest, self.blind)
 
     @property
+    def beams(self) -> int:
+        """How many answers to write at once, for the likeliest of them.
+
+        Where shares were learned a greedy answer is not it: of four letters three say that the
+        outcome changes, and that verdict would begin the answer even where the fourth is likeliest.
+        """
+        return 4 if self.soften else 1
+
+    @property
     def lora_scale(self) -> float:
         """What adapters are scaled by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)

@@ -215,6 +215,24 @@ def test_everybody_is_asked_with_as_many_beams(explainer, data, tmp_path, monkey
     assert widths == [3] * 5
 
 
+@pytest.mark.parametrize(("soften", "beams"), [(0.0, 1), (0.1, 4)])
+def test_one_that_learned_shares_is_asked_for_its_likeliest_answer(
+    explainer, data, tmp_path, monkeypatch, soften, beams
+):
+    widths = []
+
+    def listen(explainer, examples, *args, beams, **how):
+        widths.append(beams)
+        return [""] * len(examples)
+
+    monkeypatch.setattr(asking, "answer", listen)
+    training = dataclasses.replace(explainer.training, soften=soften)
+    scores = evaluate(
+        dataclasses.replace(explainer, training=training), data, tmp_path / "out", QUICK
+    )
+    assert widths == [beams] * 5
+    assert scores["provenance"]["evaluation"]["beams"] == beams
+
 def test_what_each_control_feeds(explainer, data, tmp_path, calls):
     evaluate(explainer, data, tmp_path / "out", QUICK)
     none, zero, shuffled, rotated, plain = calls
@@ -263,7 +281,7 @@ def test_without_vectors_there_is_nothing_to_control(explainer, hints, tmp_path)
         (Evaluation(limit=-1), "limit"),
         (Evaluation(max_new_tokens=-1), "a negative limit or length"),
         (Evaluation(batch_size=0), "expected"),
-        (Evaluation(beams=0), "or beam"),
+        (Evaluation(beams=-1), "number of beams"),
     ],
 )
 def test_settings_that_cannot_be(explainer, data, tmp_path, settings, message):

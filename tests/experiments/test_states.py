@@ -28,12 +28,12 @@ def test_those_that_read_are_told_the_hint_and_the_blind_one_the_question(tmp_pa
     assert "Some question." in reads
     assert blind == example.question
     controls = [row["control"] for row in found["rows"] if row["explainer"] == "explainer"]
-    assert controls == ["none", "zero", "no-layer", "text-only"], "the question is missing anyway"
+    assert controls == ["none", "zero", "no-hint", "text-only"], "the question is missing anyway"
     names = [row["explainer"] for row in found["rows"] if row["explainer"] != "explainer"]
     assert names == ["probe", "shifted-scores"]
     for seed in config.seeds:
         kept = json.loads((config.keep / f"seed-{seed}.json").read_text())
-        assert kept["provenance"]["training"]["withhold"] == ["question"]
+        assert kept["provenance"]["training"]["withhold"] == ["question", "layer"]
         assert kept["provenance"]["evaluation"]["text_only"] == "run-blind"
     for path in config.keep.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name

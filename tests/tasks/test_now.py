@@ -150,6 +150,9 @@ def test_the_states_before_a_hinted_answer_are_a_traces(desk, tiny_lm, questions
         assert truth.answer == example.answer
         less = [withheld(one, "question").question for one in (each.example, example)]
         assert less[0] == less[1] != example.question
+    given = [{**row, "layers": [0, 2]} for row in rows]
+    for each, example in zip(made(desk, ABLATION, given)[0], examples, strict=True):
+        same(each, example)
 
 
 def test_the_calibration_is_measured_as_a_trace_measures_it(

@@ -164,7 +164,7 @@ def test_states_are_the_residuals_before_the_hinted_answer(tmp_path, tiny_lm, qu
         alone = np.asarray(out.captures["resid_post"])[[1, 0], 0, -1]
         np.testing.assert_allclose(example.vectors, alone, atol=2e-5, rtol=1e-4)
         assert (example.layers, example.system) == ((1, 0), "")
-        assert "at layer 1, 0 was <vector>" in example.question
+        assert "in the state <vector> at layer 1, 0." in example.question
         assert row["hint_user_prompt"] in example.question
     assert len({example.vectors.tobytes() for example in examples}) == len(examples)
 

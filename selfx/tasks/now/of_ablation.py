@@ -42,20 +42,26 @@ class Prompts:
 
 
 def places(request: Request, desk: Desk) -> list[Place]:
-    """Where the target is about to answer, if its traces keep the states that it is in there."""
-    return [_place(_prompts(request)[0], desk)] if _layers(desk) else []
+    """Where the target is about to answer, if its states there are asked about."""
+    return [_place(_prompts(request)[0], desk)] if _groups(request, desk) else []
 
 
 def questions(request: Request, desk: Desk) -> list[Asked]:
-    """The one question."""
+    """One question without states, or one for each group of layers."""
     prompts, hint = _prompts(request)
-    about: dict[str, Any] = {"text": prompts.hinted, "hint": hint}
-    layers = _layers(desk)
-    if not layers:
+    about = {"text": prompts.hinted, "hint": hint}
+    groups = _groups(request, desk)
+    if not groups:
         return [Asked(_example(prompts, hint), about, prompts)]
-    states = desk.seen[_place(prompts, desk)].states[list(layers)]
-    about["layers"] = list(layers)
-    return [Asked(_example(prompts, hint, layers, states), about, prompts)]
+    states = desk.seen[_place(prompts, desk)].states
+    return [
+        Asked(
+            _example(prompts, hint, layers, states[list(layers)]),
+            {**about, "layers": list(layers)},
+            prompts,
+        )
+        for layers in groups
+    ]
 
 
 def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
@@ -75,10 +81,15 @@ def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
     return [_by_scores(plain, hinted) for plain, hinted in scores]
 
 
-def _layers(desk: Desk) -> tuple[int, ...]:
-    """After which layers the run's trace keeps the target's states."""
-    settings = {} if desk.trace is None else load_trace(desk.trace).get("settings", {})
-    return Ablating(states=settings.get("states", "")).layers(desk.layers)
+def _groups(request: Request, desk: Desk) -> tuple[tuple[int, ...], ...]:
+    """After which layers states are asked about: those given, or those of the run's trace."""
+    for layers in request.groups:
+        desk.check_layers(layers)
+    if request.groups or desk.trace is None:
+        return request.groups
+    settings = load_trace(desk.trace).get("settings", {})
+    layers = Ablating(states=settings.get("states", "")).layers(desk.layers)
+    return (layers,) if layers else ()
 
 
 def _place(prompts: Prompts, desk: Desk) -> Place:
