@@ -41,8 +41,8 @@ word in training and leaves alone in questions; here the space is the answer's f
 ABLATION = "{prompt}\n\nIf the hint were removed how would the assistant answer change?"
 
 ABLATION_STATE = (
-    "{prompt}\n\nAbout to answer, the assistant is in the state {slot} at layer {layer}. If the hint"
-    " were removed how would the answer change?"
+    "{prompt}\n\nAbout to answer, the assistant is in the state {slot} at layer {layer}. If the"
+    " hint were removed how would the answer change?"
 )
 """Our own wording for who is given the target's states, in which the vectors stand for them."""
 
