@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from selfx.explainer.trained import Trained, begin, continued
 from selfx.explainer.training import Training
 from selfx.explainer.watch import Watch, divide
 from selfx.models.quantized import is_quantized
+from selfx.tasks.withheld import withheld
 from selfx.weights.load import LanguageModel
 
 
@@ -62,6 +64,7 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
     trained, given = _parts(explainer, training, mixture)
     whole = trained.reader.over(given) if trained.reader is not None else given
     check_reader(whole, origin.width, config.d_model)
+    _check_told(mixture, training.withhold)
     prompter = make_prompter(
         explainer.tokenizer, explainer.eos_ids, training.style, training.withhold
     )
@@ -88,6 +91,17 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
     watch = Watch(rows, how, size=size, width=origin.width, vectors=most) if rows else None
     total = max(1, round(training.epochs * plan.steps_per_epoch))
     return Job(training, trained, Frozen(explainer.model, given), how, plan, watch, total)
+
+
+def _check_told(mixture: Mixture, parts: Sequence[str]) -> None:
+    """Raises SelfxError for a part to withhold that none of the questions has."""
+    for part in parts:
+        if all(withheld(example, part) is example for example in mixture.examples):
+            raise SelfxError(
+                f"withhold {part}",
+                expected="a part of some question in the traces",
+                hint="leave it out",
+            )
 
 
 def _parts(

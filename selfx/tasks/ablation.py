@@ -122,8 +122,8 @@ def trace_ablation(
     Raises:
       SelfxError: an unknown setting, bad questions, or a folder that holds another trace.
     """
-    layers = options.layers(target.config.n_layers)
     options.check(target.config.n_layers)
+    layers = options.layers(target.config.n_layers)
     settings = settings_of(ABLATION, target, options, data=data, limit=limit, seed=seed)
     questions, skipped = read_questions(data)
     maker = _Maker(target, questions, settings, layers, out / BLOCKS / "calibration.json")

@@ -279,7 +279,7 @@ def test_without_vectors_there_is_nothing_to_control(explainer, hints, tmp_path)
         (Evaluation(controls=("inverted",)), "inverted"),
         (Evaluation(baselines=("oracle",)), "oracle"),
         (Evaluation(limit=-1), "limit"),
-        (Evaluation(max_new_tokens=-1), "a negative limit or length"),
+        (Evaluation(max_new_tokens=-1), "a negative limit, length"),
         (Evaluation(batch_size=0), "expected"),
         (Evaluation(beams=-1), "number of beams"),
     ],

@@ -239,6 +239,8 @@ def test_no_data(tiny_lm, tmp_path, folders):
         {"evaluate_every": 0},
         {"reader_rank": 0},
         {"targets": ("lm_head",)},
+        {"withhold": ("smell",)},
+        {"withhold": ("question",)},
         {"optimization": Optimization(0.0)},
         {"optimization": Optimization(schedule="sine")},
         {"optimization": Optimization(reader_rate=0.0)},
