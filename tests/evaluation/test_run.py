@@ -233,6 +233,7 @@ def test_one_that_learned_shares_is_asked_for_its_likeliest_answer(
     assert widths == [beams] * 5
     assert scores["provenance"]["evaluation"]["beams"] == beams
 
+
 def test_what_each_control_feeds(explainer, data, tmp_path, calls):
     evaluate(explainer, data, tmp_path / "out", QUICK)
     none, zero, shuffled, rotated, plain = calls
