@@ -150,5 +150,9 @@ def _differences(old: Any, new: Any, name: str) -> list[tuple[str, Any, Any]]:
         keys = sorted({*old, *new})
         nested = (_differences(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys)
         return [difference for several in nested for difference in several]
-    later = old is None and new is False  # a switch that an earlier version had not, and off
-    return [] if old == new or later else [(name, old, new)]
+    return [] if old == new or is_later(old, new) else [(name, old, new)]
+
+
+def is_later(old: Any, new: Any) -> bool:
+    """Whether a setting is one that an earlier version had not, and asks for nothing."""
+    return old is None and new in (False, 0, "", [], ())

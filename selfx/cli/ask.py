@@ -25,7 +25,8 @@ class Explain:
       a patch          the same, and --source-text --source-at: their residual put there
       a saved vector   --vector --layer
       a feature        --feature
-      a hint           --question --choices --hint, or --text with the hinted prompt
+      a hint           --question --choices --hint, or --text with the hinted prompt; --layers where
+                       the target's states before its answer are to be shown
       a trace's        --example
       several          --file, in one batch
 

@@ -134,6 +134,7 @@ def explain(
         explainer.origin.width,
         explainer.origin.layers,
         lambda: load_target(record, explainer, target),
+        states=next((t["states"] for t in record["traces"] if t.get("states")), ""),
         trace=trace,
         report=report,
     )

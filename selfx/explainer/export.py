@@ -115,6 +115,8 @@ def _note(base: str, own: str, prompter: Prompter, run: Run, added: list[str]) -
         if (run.adapter / "reader.safetensors").exists()
         else ""
     )
+    parts = ", its ".join(training.withhold)
+    told = f"\n- Never told of a question: its {parts}; `some …` is in place." if parts else ""
     return f"""# An explainer of `{base}`
 
 LoRA for `{base}` in PEFT's layout, written by selfx.{held}
@@ -130,6 +132,6 @@ explainer = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER")
 - The base's files had SHA-256 `{own}`, as selfx counts it.
 - Questions are asked {asked}; where one speaks of a vector it has `{begin}{slot}{end}`.
 - How a vector enters at `{slot}`: {INJECTIONS[way.injection].about}. Strength:
-  {strength:g}.{where}{reader}
+  {strength:g}.{where}{reader}{told}
 - Without the vector the answers are guesses.
 """

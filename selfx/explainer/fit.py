@@ -137,6 +137,7 @@ def _record(explainer: LanguageModel, mixture: Mixture, training: Training) -> d
     traces = [
         {"folder": folder.name, "digest": digest(folder)}
         | {key: record.get(key) for key in ("task", "target", "target_hash")}
+        | _states(record)
         for folder, record in zip(mixture.folders, mixture.records, strict=True)
     ]
     record = {
@@ -151,6 +152,12 @@ def _record(explainer: LanguageModel, mixture: Mixture, training: Training) -> d
         "start": Run(Path(training.start)).digest() if training.start else "",
     }
     return json.loads(json.dumps(record))  # as it reads back
+
+
+def _states(record: dict[str, Any]) -> dict[str, str]:
+    """Which of the target's states a trace of input ablation shows, if any."""
+    states = (record.get("settings") or {}).get("states")
+    return {"states": states} if states else {}
 
 
 def _as_begun(run: Run, record: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The same questions are asked with their vectors and with zeros in their place; the difference is the
 activation lift. Both are teacher-forced: an answer whose every token is the likeliest after the
-true ones before it is the answer that greedy decoding gives, so this exact match is that of asking.
+true ones before it is the answer that greedy decoding gives, so this exact match is that of asking,
+unless several answers are written at once for the likeliest (`Training.beams`).
 """
 
 from __future__ import annotations

@@ -84,13 +84,13 @@ class Ablating:
           SelfxError: layers that a model of `n_layers` does not have.
         """
         parts = [part.strip() for part in self.states.split(",")] if self.states else []
-        good = all(part.isdecimal() and int(part) < n_layers for part in parts)
-        if not good or len(set(parts)) < len(parts):
+        found = tuple(int(part) if part.isdecimal() else -1 for part in parts)
+        if not all(0 <= layer < n_layers for layer in found) or len(set(found)) < len(found):
             raise SelfxError(
                 f"states={self.states!r}",
                 expected=f"layers from 0 to {n_layers - 1} with commas between, each once",
             )
-        return tuple(map(int, parts))
+        return found
 
 
 def trace_ablation(

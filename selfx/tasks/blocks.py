@@ -21,6 +21,7 @@ import selfx
 from selfx.errors import SelfxError
 from selfx.files import atomic, read_json, write_json
 from selfx.models.config import Config
+from selfx.run_folder import is_later
 from selfx.tasks.balance import Kind, Quota, choose, summary
 from selfx.tasks.rows import digest
 from selfx.tasks.store import TRACE, open_parquet, write_shards
@@ -153,7 +154,11 @@ def _claim(plan: Plan, out: Path) -> None:
 def _check_same(plan: Plan, given: Any, out: Path) -> None:
     wanted = json.loads(json.dumps(plan.settings))
     given = given if isinstance(given, dict) else {}
-    different = [key for key in {**wanted, **given} if wanted.get(key) != given.get(key)]
+    different = [
+        key
+        for key in {**wanted, **given}
+        if wanted.get(key) != given.get(key) and not is_later(given.get(key), wanted.get(key))
+    ]
     if not different:
         return
     asked = ", ".join(f"{key}={wanted.get(key)!r}" for key in different)

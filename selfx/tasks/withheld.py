@@ -17,7 +17,7 @@ from selfx.tasks.pieces import pieces_to_text
 from selfx.tasks.reading_questions import CHAT, PLAIN
 from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
 from selfx.tasks.wording import ABLATION as HINTED
-from selfx.tasks.wording import ABLATION_STATE, FEATURES_CHAT, FEATURES_PLAIN, HINT
+from selfx.tasks.wording import ABLATION_STATE, FEATURES_CHAT, FEATURES_PLAIN, HINT_BEGINS
 from selfx.tasks.wording import PATCHING as PATCHED
 
 _TOKEN = (("tokens {tokens}", "some tokens"),)
@@ -41,8 +41,6 @@ PARTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """What can be left out: how templates name it, and what stands there instead. The text takes the
 tokens named from it along: what is left is the vector and its layer."""
-
-_HINT = HINT.partition("({letter})")[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +123,10 @@ def _patching(example: Example) -> _Asked:
 def _ablation(example: Example) -> _Asked | None:
     """Only the hint's sentence is known; what stands before it is the question."""
     prompt = example.details["hint_user_prompt"]
-    question, found, rest = prompt.rpartition(_HINT)
+    question, found, rest = prompt.rpartition(HINT_BEGINS)
     if not found:
         return None
-    whole = "{question}" + _HINT + "({letter}){rest}"
+    whole = "{question}" + HINT_BEGINS + "({letter}){rest}"
     fill = {"question": question, "letter": rest[1:2], "rest": rest[3:]}
     layers = example.details.get("layers")
     if not layers:

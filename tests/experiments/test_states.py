@@ -3,8 +3,16 @@
 import dataclasses
 import json
 
+import numpy as np
+
+import selfx
 from experiments import states
-from selfx.tasks.store import load_examples
+from selfx.evaluation.other_model import other_model
+from selfx.explainer.answer import load_explainer
+from selfx.explainer.job import prepare
+from selfx.explainer.mixture import read_mixture
+from selfx.explainer.run import Run
+from selfx.tasks.store import load_examples, load_trace
 
 
 def test_those_that_read_are_told_the_hint_and_the_blind_one_the_question(tmp_path, monkeypatch):
@@ -12,8 +20,6 @@ def test_those_that_read_are_told_the_hint_and_the_blind_one_the_question(tmp_pa
     real = states.asked
 
     def spied(lm, runs, data, work, evaluation):
-        from selfx.explainer.answer import load_explainer
-
         example = load_examples(data, "test")[0]
         for run in (runs["seed-0"], evaluation.text_only):
             prompter = load_explainer(run, lm).prompter
@@ -35,5 +41,25 @@ def test_those_that_read_are_told_the_hint_and_the_blind_one_the_question(tmp_pa
         kept = json.loads((config.keep / f"seed-{seed}.json").read_text())
         assert kept["provenance"]["training"]["withhold"] == ["question", "layer"]
         assert kept["provenance"]["evaluation"]["text_only"] == "run-blind"
+    learned_from_its_questions(config)
     for path in config.keep.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name
+
+
+def learned_from_its_questions(config):
+    """What stands in the rows that a run learns from; and whose states they are: the model's own,
+    which another of the same weights has too."""
+    data, lm = config.work / "trace", selfx.load(str(config.work / "world" / "model"))
+    examples = load_examples(data, "train")
+    for name, reads in (("run-seed-0", True), ("run-blind", False)):
+        run = Run(config.work / name)
+        assert run.record()["traces"][0]["states"] == "0,1"
+        job = prepare(lm, read_mixture([data], (), lm.config, 0.1), run.training())
+        texts = {
+            row.id: lm.tokenizer.decode(row.ids) for several in job.plan.rows for row in several
+        }
+        told = [one.details["question"] in texts[one.id] for one in examples]
+        assert told == [not reads] * len(examples)
+    again = other_model(lm, lm, load_trace(data), layers=2, width=32)(examples)
+    for new, old in zip(again, examples, strict=True):
+        np.testing.assert_allclose(new.vectors, old.vectors, atol=2e-5)

@@ -68,6 +68,11 @@ def test_what_is_written_loads_into_the_base(tiny_lm, tmp_path, cli):
     readme = (out / "README.md").read_text()
     for word in ("org/base", tiny_lm.hash, "<begin><slot><end>", "Layer: 2", "plain text"):
         assert word in readme
+    assert "Never told" not in readme
+    less = make_run(tmp_path / "less", tiny_lm, adapters, withhold=("layer", "token"))
+    assert cli("export", "peft", "--run", less.path, "--out", tmp_path / "out-less").code == 0
+    readme = (tmp_path / "out-less" / "README.md").read_text()
+    assert "Never told of a question: its layer, its token" in readme
 
 
 def test_an_explainer_of_an_adapted_target_is_written_with_its_adapter(tiny_lm, tmp_path):

@@ -125,6 +125,17 @@ def test_other_settings_are_refused_with_what_differs(train, finished):
     assert tree(finished) == before
 
 
+def test_a_run_older_than_a_setting_is_found_where_that_asks_for_nothing(train, finished):
+    path = finished / "config.json"
+    record = json.loads(path.read_text())
+    for name in ("withhold", "soften", "blind"):
+        del record["training"][name]
+    path.write_text(json.dumps(record))
+    assert train(finished).path == finished
+    with pytest.raises(SelfxError, match="another run"):
+        train(finished, dataclasses.replace(SETTINGS, blind=True))
+
+
 def test_other_data_is_refused(tiny_lm, planted_trace, finished, tmp_path):
     other = planted_trace(tmp_path / "trace", train=12, test=8, seed=1)
     before = tree(finished)

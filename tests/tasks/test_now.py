@@ -143,7 +143,7 @@ def test_the_states_before_a_hinted_answer_are_a_traces(desk, tiny_lm, questions
     trace(ABLATION, tiny_lm, tmp_path, data=questions_file, limit=6, max_tokens=700, states="0,2")
     examples = load_examples(tmp_path, "train")
     rows = [{"text": example.details["hint_user_prompt"]} for example in examples]
-    asked, found = made(dataclasses.replace(desk, trace=tmp_path), ABLATION, rows)
+    asked, found = made(dataclasses.replace(desk, states="0,2", trace=tmp_path), ABLATION, rows)
     assert len(asked) == len(examples) > 2
     for each, truth, example in zip(asked, found, examples, strict=True):
         same(each, example)
@@ -151,8 +151,28 @@ def test_the_states_before_a_hinted_answer_are_a_traces(desk, tiny_lm, questions
         less = [withheld(one, "question").question for one in (each.example, example)]
         assert less[0] == less[1] != example.question
     given = [{**row, "layers": [0, 2]} for row in rows]
-    for each, example in zip(made(desk, ABLATION, given)[0], examples, strict=True):
+    told = dataclasses.replace(desk, trace=tmp_path)
+    for each, example in zip(made(told, ABLATION, given)[0], examples, strict=True):
         same(each, example)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "part", "lost"),
+    [
+        (PATCHING, {"source_text": "the sea", "source_at": -1}, "token", "<d>"),
+        (PATCHING, {"source_text": "the sea", "source_at": -1}, "layer", "layer 1"),
+        (READING, {"ask": ["here"]}, "layer", "layer 1"),
+        (FEATURES, {}, "layer", "layer 1"),
+    ],
+)
+def test_what_a_run_is_never_told_is_left_out_of_what_is_asked_now(desk, task, row, part, lost):
+    place = {"text": "the old sea", "at": 6, "layer": 1, "task": task}
+    asked, _ = questions([request_of({**place, **row})], [task], desk)
+    for each in asked[0]:
+        less = withheld(each.example, part)
+        assert less.without == (part,)
+        assert any(lost in text for text in each.example.questions)
+        assert not any(lost in text for text in less.questions)
 
 
 def test_the_calibration_is_measured_as_a_trace_measures_it(

@@ -257,7 +257,7 @@ def test_another_model_is_refused(patching_trace, tiny_lm, facts_file):
         ("input-ablation", {"hints_per_question": 5}, "hints_per_question=5"),
         ("input-ablation", {"max_tokens": 10}, "max_tokens"),
         ("input-ablation", {"states": "0,99"}, "states='0,99'"),
-        ("input-ablation", {"states": "1,1"}, "states='1,1'"),
+        ("input-ablation", {"states": "1,01"}, "states='1,01'"),
         ("input-ablation", {"states": "all"}, "states='all'"),
         ("input-ablation", {"states": "1", "answering": "generate"}, "answering=generate"),
         ("input-ablation", {"data": "nowhere.jsonl"}, "no data"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selfx.evaluation.baselines.constant import majority_per_cell
-from selfx.evaluation.baselines.shifted import by_scores, scores_of
+from selfx.evaluation.baselines.shifted import by_scores, level, scores_of
 from selfx.tasks.graded import WITHOUT, keeps_scores
 from selfx.tasks.plain_words import bare
 
@@ -104,8 +104,8 @@ def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[st
     known, asked = _features(train, test)
     groups = [example.group for example in train]
     if keeps_scores(train):
-        before = scores_of(train, WITHOUT)
-        return by_scores(fit_ridge(known, before - before.mean(axis=0), groups)(asked), test)
+        scores = fit_ridge(known, scores_of(train, WITHOUT), groups)(asked)
+        return by_scores(scores - level(train), test)
     wanted = np.array([1.0 if example.changed else -1.0 for example in train])[:, None]
     changed = fit_ridge(known, wanted, groups)(asked)[:, 0] > 0
     answers = [""] * len(test)

@@ -30,9 +30,16 @@ def shifted_scores(train: Sequence[Example], test: Sequence[Example]) -> list[st
     hints = np.array([_hint(example) for example in train])
     gaps = {hint: (before - after)[hints == hint].mean(axis=0) for hint in set(hints.tolist())}
     gap = (before - after).mean(axis=0)
-    level = before.mean(axis=0)
     guessed = np.stack([gaps.get(_hint(example), gap) for example in test]) + scores_of(test, WITH)
-    return by_scores(guessed - level, test)
+    return by_scores(guessed - level(train), test)
+
+
+def level(train: Sequence[Example]) -> np.ndarray:
+    """The letters' own scores `[4]`, above which the highest is the answer: their means where the
+    target's answers were calibrated, else nothing."""
+    if all(example.details.get("format") == "letters" for example in train):
+        return np.zeros(len(LETTERS))
+    return scores_of(train, WITHOUT).mean(axis=0)
 
 
 def by_scores(scores: np.ndarray, test: Sequence[Example]) -> list[str]:

@@ -32,6 +32,11 @@ IN_SETS = (
     "Questions come in sets that are the same to the letter, each with another activation and "
     "another outcome: from the text alone {most} % can be right, at most."
 )
+FROM_STATES = (
+    "{target} answered a multiple-choice question that came with a hint. From its activations "
+    "right before that answer, and what is told of the question, the explainer says whether the "
+    "answer would change without the hint, and to what."
+)
 NO_VECTOR = {
     "input-ablation": "This question carries no activation, so there is no activation to credit.",
 }
@@ -54,7 +59,7 @@ CONTROL_NAMES = {
 
 def asked(scores: dict[str, Any]) -> str:
     """Returns what the explainer was asked."""
-    words = ASKED.get(scores["task"], ASKED_OTHERWISE)
+    words = FROM_STATES if _of_states(scores) else ASKED.get(scores["task"], ASKED_OTHERWISE)
     words = words.format(target=scores["target"], task=scores["task"])
     most = scores.get("provenance", {}).get("trace", {}).get("most_from_text")
     return words if most is None else f"{words} {IN_SETS.format(most=f'{100 * most:.3g}')}"
@@ -65,11 +70,11 @@ def finding(scores: Mapping[str, Any]) -> str:
     kind, lift = kind_of(scores["task"]), scores.get("lift")
     carried, of = kind.carries, kind.measures[kind.headline].heading
     if lift is None:
-        return NO_VECTOR.get(
-            scores["task"],
+        unknown = (
             f"No vector control was run, so nothing here shows that the {carried} was used: the "
-            "answers may come from the text alone.",
+            "answers may come from the text alone."
         )
+        return unknown if _of_states(scores) else NO_VECTOR.get(scores["task"], unknown)
     change, control = lift["metrics"][kind.headline], lift["control"]
     if change["low"] > 0:
         return (
@@ -86,6 +91,12 @@ def finding(scores: Mapping[str, Any]) -> str:
         f"No use of the {carried} was shown: its difference from the best control ({control}) is "
         f"{measured}, an interval that includes zero.{_power(lift, kind.headline)}"
     )
+
+
+def _of_states(scores: Mapping[str, Any]) -> bool:
+    """Whether input ablation came with the target's states."""
+    trace = scores.get("provenance", {}).get("trace") or {}
+    return bool((trace.get("settings") or {}).get("states"))
 
 
 def _power(lift: dict[str, Any], headline: str) -> str:

@@ -29,6 +29,7 @@ from selfx.evaluation.reread import outcomes_in
 from selfx.evaluation.statistics.intervals import RESAMPLES, resample, summary
 from selfx.evaluation.statistics.power import smallest_difference
 from selfx.evaluation.statistics.rows import Array, Metric, Rows
+from selfx.run_folder import is_later
 
 EXPLAINER = "explainer"
 """What the explainer of every seed is called here, whatever its folder."""
@@ -240,7 +241,11 @@ def _training(scores: Mapping[str, Any]) -> dict[str, Any]:
 def _record(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Returns all that evaluations of several seeds must have in common, by name."""
     provenance = scores.get("provenance", {})
-    training = {name: value for name, value in _training(scores).items() if name != "seed"}
+    training = {
+        name: value
+        for name, value in _training(scores).items()
+        if name != "seed" and not is_later(None, value)  # as if it had never been there
+    }
     # A warm-up that each seed started from is a folder of that seed's own.
     training["start"] = bool(training.get("start"))
     asked = provenance.get("evaluation") or {}

@@ -83,6 +83,8 @@ class Desk:
       width, layers: the target's shape.
       load: loads the target, the first time that it is needed.
       seen: what the target has at the places that were looked at.
+      states: after which layers the run has learned of the target's states before a hinted answer,
+        as a trace of input ablation has it; "" for none.
       trace: a trace of the run's, for what its truths were measured with, or None.
       report: told of progress.
     """
@@ -91,6 +93,7 @@ class Desk:
     layers: int
     load: Callable[[], LanguageModel]
     seen: Mapping[Place, Read] = dataclasses.field(default_factory=dict)
+    states: str = ""
     trace: Path | None = None
     report: Report = silent
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from selfx.errors import SelfxError
 from selfx.tasks.now.request import Request
 from selfx.tasks.schema import ABLATION, FEATURES, NEEDED, PATCHING, READING
+from selfx.tasks.wording import HINT_BEGINS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +19,18 @@ class Form:
       task: its task.
       needs: what must be given.
       may: what can be given too.
+      hinted: whether the text must hold a hint, by which it is told from others.
     """
 
     task: str
     needs: tuple[str, ...]
     may: tuple[str, ...] = ()
+    hinted: bool = False
 
     def fits(self, request: Request) -> bool:
         """Whether a request gives what is needed, and nothing that would be ignored."""
-        return set(self.needs) <= request.given <= {*self.needs, *self.may}
+        given = set(self.needs) <= request.given <= {*self.needs, *self.may}
+        return given and (not self.hinted or HINT_BEGINS in request.text)
 
     @property
     def words(self) -> str:
@@ -39,7 +43,8 @@ FORMS = (
     Form(READING, ("text", "at", "layer"), ("ask",)),
     Form(READING, ("vector", "layer"), ("ask",)),
     Form(ABLATION, ("question", "choices", "hint"), ("layer",)),
-    Form(ABLATION, ("text",), ("layer",)),
+    Form(ABLATION, ("text",)),
+    Form(ABLATION, ("text", "layer"), hinted=True),
     Form(FEATURES, ("feature",)),
     Form(FEATURES, ("vector", "layer")),
     Form(FEATURES, ("text", "at", "layer")),

@@ -82,14 +82,11 @@ def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
 
 
 def _groups(request: Request, desk: Desk) -> tuple[tuple[int, ...], ...]:
-    """After which layers states are asked about: those given, or those of the run's trace."""
+    """After which layers states are asked about: those given, or those that the run has learned."""
     for layers in request.groups:
         desk.check_layers(layers)
-    if request.groups or desk.trace is None:
-        return request.groups
-    settings = load_trace(desk.trace).get("settings", {})
-    layers = Ablating(states=settings.get("states", "")).layers(desk.layers)
-    return (layers,) if layers else ()
+    learned = Ablating(states=desk.states).layers(desk.layers)
+    return request.groups or ((learned,) if learned else ())
 
 
 def _place(prompts: Prompts, desk: Desk) -> Place:

@@ -156,7 +156,7 @@ def _example(vector: np.ndarray, layer: int) -> Example:
         changed=False,
         content="",
         vectors=np.ascontiguousarray(vector, np.float32),
-        details={},
+        details={"layer": layer},
         openings=openings_for_feature(layer),
         layers=(layer,),
     )

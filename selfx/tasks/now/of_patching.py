@@ -81,7 +81,7 @@ def _texts(request: Request, desk: Desk) -> tuple[tuple[Tokens, int], tuple[Toke
 
 
 def _example(base: Tokens, place: int, layers: tuple[int, ...], vector: np.ndarray) -> Example:
-    text = pieces_to_text(base.names)
+    text, token = pieces_to_text(base.names), base.names[place]
     return Example(
         id=short_hash(PATCHING, base.ids, place, layers, vector.tobytes()),
         task=PATCHING,
@@ -89,11 +89,15 @@ def _example(base: Tokens, place: int, layers: tuple[int, ...], vector: np.ndarr
         group=text,
         cell=patching_cell("any", list(layers)),
         system="",
-        questions=questions_for_patching(layers, pieces_to_text([base.names[place]]), text),
+        questions=questions_for_patching(layers, pieces_to_text([token]), text),
         answer="",
         changed=False,
         content="",
         vectors=vector,
-        details={},
+        details={  # from which a part of the question can be left out
+            "layer": list(layers),
+            "input_tokens": list(base.names),
+            "patch_position": {"orig_text_token": token},
+        },
         layers=(layers[len(layers) // 2],),
     )

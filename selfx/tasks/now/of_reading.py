@@ -130,7 +130,7 @@ def _example(ask: str, layers: tuple[int, ...], vectors: np.ndarray) -> Example:
         changed=False,
         content="",
         vectors=np.ascontiguousarray(vectors, np.float32),
-        details={"ask": ask},
+        details={"ask": ask, "layers": list(layers), "shown": []},
         openings=openings_for_reading(ask, layers),
         layers=layers,
     )

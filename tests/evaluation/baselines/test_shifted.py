@@ -37,6 +37,24 @@ def test_it_is_right_where_hints_add_the_same_and_fails_where_they_do_not(exampl
     assert content_match(worse) < 0.7 < has_changed_f1(rows)
 
 
+def test_answers_that_were_not_calibrated_are_taken_as_they_are(example):
+    """The level of each letter is then a part of what is answered."""
+
+    def raw(n, seed):
+        made = world(example, n, 0.0, seed)
+        for i, one in enumerate(made):
+            before, after = (one.details[f"{k}_scores"] for k in ("zeroshot", "random_hint"))
+            said, then = ("ABCD"[int(np.argmax(s))] for s in (before, after))
+            details = {**one.details, "random_hint_prediction": then, "format": "letters"}
+            fresh = example(i, said != then, f"Answer: {said}", cell=one.cell)
+            fresh.details.update(details)
+            made[i] = fresh
+        return made
+
+    train, test = raw(500, 0), raw(200, 1)
+    assert exact_match(score(test, shifted_scores(train, test))) == 1
+
+
 def test_a_hint_never_seen_gets_what_hints_add_on_average(example):
     train, test = world(example, 500, 0.0, 0, skip="D"), world(example, 200, 0.0, 1)
     assert len(shifted_scores(train, test)) == 200
