@@ -90,8 +90,9 @@ def main(config: Config) -> str:
 
 
 def there(task: Task, results: Path) -> bool:
-    """Whether the task was run."""
-    return (results / task.folder / "over-seeds.json").exists()
+    """Whether the task was run, with several seeds."""
+    path = results / task.folder / "over-seeds.json"
+    return path.exists() and (not task.series or task.series in read(path))
 
 
 def over_seeds(task: Task, results: Path) -> dict[str, Any]:
