@@ -52,12 +52,14 @@ class Config:
     training: Training = Training(
         epochs=0.65,
         batch_size=16,
+        rank=128,
+        alpha=128.0,
         style="plain",
         injection="marker",
         centred=True,
         soften=0.1,
         held_out=0.02,
-        optimization=Optimization(1e-3, "linear", 10),
+        optimization=Optimization(5e-4, "linear", 10),
     )
     """How each explainer learns."""
     blind_epochs: float = 0.3
