@@ -7,11 +7,15 @@ import numpy as np
 
 import selfx
 from experiments import states
+from selfx.evaluation import asked
 from selfx.evaluation.other_model import other_model
+from selfx.evaluation.run import Evaluation
+from selfx.explainer import reply
 from selfx.explainer.answer import load_explainer
 from selfx.explainer.job import prepare
 from selfx.explainer.mixture import read_mixture
 from selfx.explainer.run import Run
+from selfx.progress import silent
 from selfx.tasks.store import load_examples, load_trace
 
 
@@ -42,6 +46,7 @@ def test_those_that_read_are_told_the_hint_and_the_blind_one_the_question(tmp_pa
         assert kept["provenance"]["training"]["withhold"] == ["question", "layer"]
         assert kept["provenance"]["evaluation"]["text_only"] == "run-blind"
     learned_from_its_questions(config)
+    shots_are_told_no_more(config, monkeypatch)
     for path in config.keep.iterdir():
         assert str(tmp_path) not in path.read_text(), path.name
 
@@ -63,3 +68,26 @@ def learned_from_its_questions(config):
     again = other_model(lm, lm, load_trace(data), layers=2, width=32)(examples)
     for new, old in zip(again, examples, strict=True):
         np.testing.assert_allclose(new.vectors, old.vectors, atol=2e-5)
+
+
+def shots_are_told_no_more(config, monkeypatch):
+    """The model before training, shown examples first, reads of none what its explainer never
+    does; and who learned shares is asked for the likeliest of several answers now, too."""
+    data, lm = config.work / "trace", selfx.load(str(config.work / "world" / "model"))
+    explainer, seen, beams = load_explainer(config.work / "run-seed-0", lm), [], []
+
+    def answers(explainer, examples, *args, **how):
+        seen.extend(explainer.prompter.wordings(example)[0] for example in examples)
+        beams.append(how["beams"])
+        return [""] * len(examples)
+
+    monkeypatch.setattr(asked, "answer", answers)
+    monkeypatch.setattr(reply, "answer", answers)
+    train, test = load_examples(data, "train"), load_examples(data, "test")[:2]
+    settings = Evaluation(max_new_tokens=1, beams=4)
+    asked.Asked(explainer, test, settings, lambda *key: key[-1](), silent).few_shot(train)
+    assert len(seen) == 2
+    assert all(text.count("Some question.") > 1 for text in seen)
+    assert not any(e.details["question"] in text for text in seen for e in (*train, *test))
+    reply.replies(explainer, test, max_new_tokens=1)
+    assert beams == [4, 4]
