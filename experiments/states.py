@@ -8,9 +8,9 @@ In the published task an explainer is told the hinted question and no vector. He
 target's residuals where that is about to answer the hinted question, and of the question the hint
 alone: what it gets right beyond the hint, it has read. One more, which stands beside those of all
 seeds, is told the whole question and given zeros for vectors. All learn how near the target was to
-each letter (`soften`), and from vectors less what all of a layer share (`centred`: about 99 % of
-their length). Work goes to `runs/states` and goes on where it stopped; scores of each seed and over
-seeds, and the report, are kept in `experiments/results/states`.
+each letter (`soften`), and from vectors less what all of a layer share (`centred`), which is nearly
+all of their length. Work goes to `runs/states` and goes on where it stopped; scores of each seed
+and over seeds, and the report, are kept in `experiments/results/states`.
 """
 
 from __future__ import annotations
