@@ -50,8 +50,7 @@ class Asked:
     def plain(self) -> Explainer:
         """The model that the explainer was made from, asked the same way."""
         explainer = self.explainer
-        training = dataclasses.replace(explainer.training, start="", seed=0)  # it has neither
-        plain = untrained(explainer.base, training, explainer.origin)
+        plain = untrained(explainer.base, explainer.training.asking, explainer.origin)
         projection = None if explainer.reader is None else explainer.reader.projection
         if projection is not None:  # without it no vector of another width could be read
             plain = dataclasses.replace(plain, reader=Reader(projection=projection))
@@ -177,12 +176,16 @@ class Asked:
                 examples,
                 vectors,
                 max_new_tokens=self.settings.max_new_tokens,
-                beams=self.settings.beams,
+                beams=self._beams(explainer),
                 batch_size=self.settings.batch_size,
                 report=lambda done, total, note: self.report(done, total, f"{label} {note}"),
             )
 
         return self.keep(label, self._key(explainer, vectors, examples=examples), ask)
+
+    def _beams(self, explainer: Explainer) -> int:
+        """How many answers it writes at once: who learned no shares is not asked for the likeliest."""
+        return self.settings.beams or explainer.training.beams
 
     def _key(
         self,
@@ -196,7 +199,7 @@ class Asked:
         parts = (
             explainer.base.hash,
             repr(explainer.training),
-            f"{self.settings.max_new_tokens} {self.settings.beams}",
+            f"{self.settings.max_new_tokens} {self._beams(explainer)}",
             *(f"{e.id} {e.question} {e.openings[:1]} {e.layers}" for e in examples),
             *more,
         )

@@ -47,7 +47,7 @@ class Evaluation:
         that the last may go beyond it.
       max_new_tokens: where an answer that does not end is cut; 0 as the kind of answer wants it.
       beams: answers written at once, of which the likeliest counts; 1 is greedy, as SelfIE's own
-        prompt always is; 0 is as the explainer's training asks for.
+        prompt always is; 0 is as the training of whoever is asked asks for.
       batch_size: questions at once.
       seed: of the controls, the bootstrap, and the draw.
       simulator: of descriptions, a model or run trained to simulate; "" for the one that needs no
@@ -89,11 +89,10 @@ class Evaluation:
                 expected="positive sizes",
             )
 
-    def fitted(self, explainer: Explainer, kind: Kind, held: Collection[str]) -> Evaluation:
+    def fitted(self, kind: Kind, held: Collection[str]) -> Evaluation:
         """The settings for a kind of answers, with what they leave open filled in.
 
         Args:
-          explainer: who is asked.
           kind: of answers.
           held: what of `selfx.evaluation.answers.kinds.NEEDS` the trace has.
 
@@ -102,8 +101,7 @@ class Evaluation:
         """
         room = self.max_new_tokens or kind.room
         fitting = kind.fitting(self.baselines, held)
-        beams = self.beams or explainer.training.beams
-        return dataclasses.replace(self, baselines=fitting, max_new_tokens=room, beams=beams)
+        return dataclasses.replace(self, baselines=fitting, max_new_tokens=room)
 
 
 def evaluate(
@@ -137,7 +135,7 @@ def evaluate(
     trace = load_trace(data)
     kind = kind_of(trace["task"])
     train, test = load_examples(data, "train"), _draw(load_examples(data, "test"), settings)
-    settings = settings.fitted(explainer, kind, _held(train, test))
+    settings = settings.fitted(kind, _held(train, test))
     check_vectors(test, explainer)
     if not settings.other_target:
         _check_target(trace, explainer)

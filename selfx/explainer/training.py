@@ -96,12 +96,17 @@ class Training:
 
     @property
     def beams(self) -> int:
-        """How many answers to write at once, for the likeliest of them.
+        """How many answers to write at once, for the likeliest of them."""
+        return beams_of(self.soften)
 
-        Where shares were learned a greedy answer is not it: of four letters three say that the
-        outcome changes, and that verdict would begin the answer even where the fourth is likeliest.
+    @property
+    def asking(self) -> Training:
+        """The settings that decide how a model is asked; those of its training are as they come.
+
+        So explainers that differ in training alone have one and the same model before it.
         """
-        return 4 if self.soften else 1
+        kept = ("style", "injection", "strength", "at", "latest", "blind", "withhold")
+        return Training(**{name: getattr(self, name) for name in kept})
 
     @property
     def lora_scale(self) -> float:
@@ -148,6 +153,15 @@ class Training:
             )
         if self.patience and not self.held_out:
             raise SelfxError("patience without held-out examples", hint="--held-out 0.05")
+
+
+def beams_of(soften: float) -> int:
+    """How many answers to write at once after a training with that `soften`.
+
+    Where shares were learned a greedy answer is not the likeliest: of four letters three say that
+    the outcome changes, and that verdict would begin the answer even where the fourth is ahead.
+    """
+    return 4 if soften else 1
 
 
 def from_record(settings: dict[str, Any]) -> Training:

@@ -230,8 +230,25 @@ def test_one_that_learned_shares_is_asked_for_its_likeliest_answer(
     scores = evaluate(
         dataclasses.replace(explainer, training=training), data, tmp_path / "out", QUICK
     )
-    assert widths == [beams] * 5
-    assert scores["provenance"]["evaluation"]["beams"] == beams
+    assert widths == [beams] * 4 + [1]  # the model before training has learned no shares
+    assert scores["provenance"]["evaluation"]["beams"] == 0
+
+
+def test_the_model_before_training_is_asked_once_for_all_that_differ_in_training(
+    explainer, data, tmp_path, calls
+):
+    """And again for one that reads in another way."""
+    answers, training = tmp_path / "answers", explainer.training
+    longer = dataclasses.replace(training, epochs=9.0, rank=4, soften=0.1, seed=7)
+    louder = dataclasses.replace(training, strength=3.0)
+    asked = []
+    for name, other in {"first": training, "longer": longer, "louder": louder}.items():
+        calls.clear()
+        settings = dataclasses.replace(QUICK, controls=())
+        one = dataclasses.replace(explainer, training=other)
+        evaluate(one, data, tmp_path / name, settings, answers=answers)
+        asked.append(len(calls))
+    assert asked == [2, 1, 2]
 
 
 def test_what_each_control_feeds(explainer, data, tmp_path, calls):

@@ -29,6 +29,7 @@ from selfx.evaluation.reread import outcomes_in
 from selfx.evaluation.statistics.intervals import RESAMPLES, resample, summary
 from selfx.evaluation.statistics.power import smallest_difference
 from selfx.evaluation.statistics.rows import Array, Metric, Rows
+from selfx.explainer.training import beams_of
 from selfx.run_folder import is_later
 
 EXPLAINER = "explainer"
@@ -255,7 +256,7 @@ def _record(scores: Mapping[str, Any]) -> dict[str, Any]:
         "target": scores["target"],
         "questions": scores["n"],
         **{key: provenance.get(key) for key in keys},
-        "beams": asked.get("beams", 1),
+        "beams": asked.get("beams", 1) or beams_of(training.get("soften", 0.0)),
         "longest answer": asked.get("max_new_tokens"),
         "training": training,
     }
