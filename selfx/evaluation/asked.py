@@ -184,7 +184,7 @@ class Asked:
         return self.keep(label, self._key(explainer, vectors, examples=examples), ask)
 
     def _beams(self, explainer: Explainer) -> int:
-        """How many answers it writes at once: who learned no shares is not asked for the likeliest."""
+        """How many answers it writes at once: who learned no shares is asked greedily."""
         return self.settings.beams or explainer.training.beams
 
     def _key(
