@@ -6,11 +6,12 @@ what it would answer without one.
 
 In the published task an explainer is told the hinted question and no vector. Here it is given the
 target's residuals where that is about to answer the hinted question, and of the question the hint
-alone: what it gets right beyond the hint, it has read. One more, which stands beside those of all
-seeds, is told the whole question and given zeros for vectors. All learn how near the target was to
-each letter (`soften`), and from vectors less what all of a layer share (`centred`), which is nearly
-all of their length. Work goes to `runs/states` and goes on where it stopped; scores of each seed
-and over seeds, and the report, are kept in `experiments/results/states`.
+and that answer alone: what it gets right beyond them, it has read. One more, which stands beside
+those of all seeds, is told the whole question and given zeros for vectors. All learn how near the
+target was to each letter (`soften`). Of the states it is shown what a ridge regression reads of the
+outcome in them (`probed`): as they are, none has read anything in as many steps. Work goes to
+`runs/states` and goes on where it stopped; scores of each seed and over seeds, and the report, are
+kept in `experiments/results/states`.
 """
 
 from __future__ import annotations
@@ -50,23 +51,22 @@ class Config:
     ablating: Ablating = Ablating(hints_per_question=4, max_tokens=152, states="20,24,28")
     """How they are asked, and which states are kept."""
     training: Training = Training(
-        epochs=0.65,
+        epochs=0.45,
         batch_size=16,
-        rank=128,
-        alpha=128.0,
         style="plain",
         injection="marker",
-        centred=True,
+        strength=1.0,
+        probed=True,
         soften=0.1,
         held_out=0.02,
-        optimization=Optimization(5e-4, "linear", 10),
+        optimization=Optimization(1e-3, "linear", 10),
     )
     """How each explainer learns."""
-    blind_epochs: float = 0.3
+    blind_epochs: float = 0.15
     """Passes of the one without vectors, whose questions are twice as long."""
     seeds: tuple[int, ...] = (0, 1)
     """Of training."""
-    evaluation: Evaluation = Evaluation(limit=400, max_new_tokens=24)
+    evaluation: Evaluation = Evaluation(limit=300, max_new_tokens=16)
     work: Path = Path("runs/states")
     keep: Path = RESULTS / "states"
 
@@ -84,7 +84,8 @@ TINY = Config(
         targets=("q",),
         style="plain",
         injection="marker",
-        centred=True,
+        strength=1.0,
+        probed=True,
         soften=0.1,
         held_out=0.0,
         optimization=Optimization(1e-3),
@@ -111,7 +112,7 @@ def main(config: Config) -> dict[str, Any]:
     told = dataclasses.replace(config.training, withhold=WITHHELD)
     ways = {f"seed-{seed}": dataclasses.replace(told, seed=seed) for seed in config.seeds}
     ways["blind"] = dataclasses.replace(
-        config.training, blind=True, centred=False, epochs=config.blind_epochs
+        config.training, blind=True, probed=False, epochs=config.blind_epochs
     )
     runs = {
         name: learned(lm, data, config.work / f"run-{name}", training)

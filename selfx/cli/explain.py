@@ -77,6 +77,9 @@ class Train:
     """Of low_rank."""
     centred: bool = False
     """Take each layer's mean direction away from vectors before they are read."""
+    probed: bool = False
+    """Show what a ridge regression reads of the outcome in vectors, in their place; with --strength
+    1."""
     projection: str = ""
     """Where target and explainer differ in width: random, kaiming (the paper's start), or the
     folder of one that was fitted."""

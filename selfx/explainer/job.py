@@ -14,6 +14,7 @@ from selfx.errors import SelfxError
 from selfx.explainer.batches import Plan, row
 from selfx.explainer.mixture import Mixture
 from selfx.explainer.origin import check_layers
+from selfx.explainer.probed import Words, probing
 from selfx.explainer.projection.drawn import DRAWS
 from selfx.explainer.projection.files import load_projection
 from selfx.explainer.prompts import check_room, make_prompter
@@ -24,6 +25,7 @@ from selfx.explainer.trained import Trained, begin, continued
 from selfx.explainer.training import Training
 from selfx.explainer.watch import Watch, divide
 from selfx.models.quantized import is_quantized
+from selfx.tasks.example import Example
 from selfx.tasks.withheld import withheld
 from selfx.weights.load import LanguageModel
 
@@ -61,14 +63,14 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
     check_layers(mixture.examples, origin, config, training.way.own, training.at)
     if "full" in training.trains and is_quantized(explainer.model):
         raise SelfxError("all weights of a quantised model to train", hint="--trains lora")
-    trained, given = _parts(explainer, training, mixture)
+    learned, watched = divide(mixture.examples, training.held_out, training.seed)
+    trained, given = _parts(explainer, training, mixture, learned)
     whole = trained.reader.over(given) if trained.reader is not None else given
     check_reader(whole, origin.width, config.d_model)
     _check_told(mixture, training.withhold)
     prompter = make_prompter(
         explainer.tokenizer, explainer.eos_ids, training.style, training.withhold
     )
-    learned, watched = divide(mixture.examples, training.held_out, training.seed)
     plan = Plan(
         learned,
         prompter,
@@ -105,7 +107,7 @@ def _check_told(mixture: Mixture, parts: Sequence[str]) -> None:
 
 
 def _parts(
-    explainer: LanguageModel, training: Training, mixture: Mixture
+    explainer: LanguageModel, training: Training, mixture: Mixture, learned: Sequence[Example]
 ) -> tuple[Trained, Reader | None]:
     """The parts to train as they start, and what of a reader is given and stays."""
     config, origin = explainer.config, mixture.origin
@@ -126,7 +128,26 @@ def _parts(
             trained = dataclasses.replace(trained, reader=start.over(trained.reader))
     if training.centred and (before.reader is None or before.reader.bias is None):
         trained, given = _started_at(_centring(mixture, trained, given), trained, given)
+    if training.probed and (before.reader is None or before.reader.down is None):
+        probe = probing(
+            learned,
+            _words(explainer),
+            rank=training.reader_rank,
+            layers=origin.layers,
+            width=origin.width,
+        )
+        trained, given = _started_at(probe, trained, given)
     return trained, given
+
+
+def _words(explainer: LanguageModel) -> Words:
+    """The explainer's tokens, their embeddings in units of their mean length."""
+    table = np.asarray(explainer.model.embed[...], np.float32)
+
+    def tokenize(text: str) -> Sequence[int]:
+        return explainer.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    return Words(tokenize, table / np.linalg.norm(table, axis=1).mean())
 
 
 def _started_at(

@@ -2,9 +2,10 @@
 
     reader(u, l) = scale[l] * (u @ projection[l]) + (u @ down[l]) @ up[l] + bias[l]
 
-One row a layer of the target. Scale and bias alone are a SelfIE adapter (arXiv 2602.10352), `down`
-and `up` its low-rank kind; the projection brings the target's width to the explainer's (equation 3
-of arXiv 2511.08579). A part that is None is not there: no projection where widths agree.
+Zeros are read as zeros. One row a layer of the target. Scale and bias alone are a SelfIE adapter
+(arXiv 2602.10352), `down` and `up` its low-rank kind; the projection brings the target's width to
+the explainer's (equation 3 of arXiv 2511.08579). A part that is None is not there: no projection
+where widths agree.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Reader:
         if self.down is not None:
             inner = jnp.einsum("bmd,bmdr->bmr", directions, self.down[layers])
             read = read + jnp.einsum("bmr,bmre->bme", inner, self.up[layers])
-        return read if self.bias is None else read + self.bias[layers]
+        if self.bias is None:
+            return read
+        # Where nothing is, nothing is read: a bias alone would be a vector like no other.
+        return jnp.where((directions != 0).any(axis=-1, keepdims=True), read + self.bias[layers], 0)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Training:
       reader_rank: of the low-rank map that vectors go through.
       centred: whether each layer's mean direction, as the training vectors have it, is taken away
         from vectors first; where scale and bias are trained, they start there.
+      probed: whether vectors go through a low-rank map that starts as a ridge regression of the
+        outcome's embedding on the training vectors, and nothing else of them is shown at first;
+        what of the map is not trained stays so. For `marker`, at a strength of 1.
       projection: where widths differ, what the projection starts as: `random`, `kaiming` (the
         paper's), or the folder of a fitted one. "" where they do not.
       style: how a question is framed: the explainer's `chat` template, or `plain` text.
@@ -72,6 +75,7 @@ class Training:
     targets: tuple[str, ...] = ()
     reader_rank: int = 16
     centred: bool = False
+    probed: bool = False
     projection: str = ""
     style: Style = "chat"
     injection: Name = "marker"
@@ -143,6 +147,11 @@ class Training:
             raise SelfxError(
                 f"trains {', '.join(self.trains) or 'nothing'}",
                 expected=f"some of {', '.join(PARTS)}, each once",
+            )
+        if self.probed and (self.centred or self.injection != "marker"):
+            raise SelfxError(
+                "probed with " + ("centred" if self.centred else f"injection {self.injection}"),
+                expected="marker, of which it takes each layer's mean away itself",
             )
         if {"lora", "full"} <= set(self.trains):
             raise SelfxError("trains both lora and full", expected="one of them")

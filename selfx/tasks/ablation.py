@@ -245,7 +245,7 @@ class _Maker:
         changed = answers.letters[0] != answers.letters[place]
         scores = answers.scores if answers.scores.size else None
         return {
-            **self._prompts(plain, hinted),
+            **self._prompts(plain, hinted, answers.letters[place] or ""),
             **self._states(hinted, answers, place),
             **self._provenance(question, hint, hinted),
             "index": question.index,
@@ -262,7 +262,7 @@ class _Maker:
             "changed": changed,
         }
 
-    def _prompts(self, plain: str, hinted: str) -> dict[str, str]:
+    def _prompts(self, plain: str, hinted: str, letter: str) -> dict[str, str]:
         """The columns that hold what was asked."""
         tokenizer = self.target.tokenizer
         begun = "" if self.settings["answering"] == "generate" else letter_tokens(tokenizer)[0]
@@ -272,7 +272,7 @@ class _Maker:
             "hint_user_prompt": hinted,
             "original_prompt_full": full_prompt(tokenizer, plain, begun),
             "hint_prompt_full": full_prompt(tokenizer, hinted, begun),
-            "ablation_prompt": question_for_ablation(hinted, self.layers),
+            "ablation_prompt": question_for_ablation(hinted, self.layers, letter),
         }
 
     def _states(self, hinted: str, answers: _Answers, place: int) -> dict[str, Any]:

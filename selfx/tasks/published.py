@@ -15,7 +15,7 @@ from selfx.tasks.reading_questions import (
     openings_for_reading,
     questions_for_reading,
 )
-from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
+from selfx.tasks.schema import ABLATION, FEATURES, HINTED_ANSWER, PATCHING, READING
 from selfx.tasks.split import short_hash
 from selfx.tasks.wording import (
     answer_content,
@@ -67,18 +67,19 @@ def ablation_example(
     row: dict[str, Any], split: str, vectors: np.ndarray | None, number: int
 ) -> Example:
     """The example of a row of input ablation; without our columns, grouped by its question."""
-    hinted, plain = row["random_hint_prediction"].strip(), row["zeroshot_prediction"].strip()
+    hinted, plain = row[HINTED_ANSWER].strip(), row["zeroshot_prediction"].strip()
     changed = hinted != plain
     prompt = row["hint_user_prompt"]
     layers = () if vectors is None else tuple(row["layers"])
+    cell = row.get("cell") or ablation_cell(_hint(prompt))
     return Example(
         id=row.get("id") or f"{split}-{number}",
         task=ABLATION,
         split=split,
         group=row.get("group") or short_hash(row.get("question") or prompt),
-        cell=row.get("cell") or ablation_cell(_hint(prompt)),
+        cell=f"{cell}, answer {hinted}" if layers else cell,  # who is told it may go by it
         system="" if layers else row["system_prompt"],  # the target's; ours tells of its states
-        questions=(question_for_ablation(prompt, layers),),
+        questions=(question_for_ablation(prompt, layers, hinted),),
         answer=word(changed, answer_content(plain)),
         changed=changed,
         content=answer_content(plain),

@@ -11,6 +11,8 @@ from selfx.errors import SelfxError
 
 PATCHING = "activation-patching"
 ABLATION = "input-ablation"
+HINTED_ANSWER = "random_hint_prediction"
+"""The column of the letter that a target answers with a hint."""
 FEATURES = "feature-description"
 READING = "activation-reading"
 CONTRAST = "contrast-patching"

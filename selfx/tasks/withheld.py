@@ -15,7 +15,7 @@ from selfx.errors import SelfxError
 from selfx.tasks.example import SLOT, Example
 from selfx.tasks.pieces import pieces_to_text
 from selfx.tasks.reading_questions import CHAT, PLAIN
-from selfx.tasks.schema import ABLATION, FEATURES, PATCHING, READING
+from selfx.tasks.schema import ABLATION, FEATURES, HINTED_ANSWER, PATCHING, READING
 from selfx.tasks.wording import ABLATION as HINTED
 from selfx.tasks.wording import ABLATION_STATE, FEATURES_CHAT, FEATURES_PLAIN, HINT_BEGINS
 from selfx.tasks.wording import PATCHING as PATCHED
@@ -133,7 +133,8 @@ def _ablation(example: Example) -> _Asked | None:
         return _Asked((HINTED.format(prompt=whole),), (), fill)
     template = ABLATION_STATE.replace("{prompt}", whole)
     named = ", ".join(map(str, layers))
-    return _Asked((template,), (), fill | {"slot": SLOT, "layer": named})
+    told = {"slot": SLOT, "layer": named, "answer": example.details[HINTED_ANSWER].strip()}
+    return _Asked((template,), (), fill | told)
 
 
 def _feature(example: Example) -> _Asked:

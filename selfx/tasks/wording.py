@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from selfx.tasks.example import SLOT
@@ -41,10 +42,11 @@ word in training and leaves alone in questions; here the space is the answer's f
 ABLATION = "{prompt}\n\nIf the hint were removed how would the assistant answer change?"
 
 ABLATION_STATE = (
-    "{prompt}\n\nAbout to answer, the assistant is in the state {slot} at layer {layer}. If the"
-    " hint were removed how would the answer change?"
+    "{prompt}\n\nAbout to answer {answer}, the assistant is in the state {slot} at layer {layer}."
+    " If the hint were removed how would the answer change?"
 )
-"""Our own wording for who is given the target's states, in which the vectors stand for them."""
+"""Our own wording for who is given the target's states, in which the vectors stand for them. What
+it answers with the hint is told: anybody sees it, and what is asked is what would come instead."""
 
 HINT = "\nHint: I think the answer is ({letter}) but I'm curious to hear what you think."
 
@@ -66,6 +68,12 @@ def word(changed: bool, content: str) -> str:
     return f"The output would remain unchanged from <<<{content}>>>."
 
 
+def content_of(answer: str) -> str:
+    """What an answer says that `word` wrote; of any other, all of it."""
+    found = re.search(r"<<<(.*)>>>", answer, re.DOTALL)
+    return found[1] if found else answer
+
+
 def questions_for_patching(layers: Sequence[int], token: str, text: str) -> tuple[str, ...]:
     """The five wordings for a vector written after `layers` at the token `token` of `text`."""
     named = ", ".join(map(str, layers))
@@ -85,17 +93,20 @@ def openings_for_feature(layer: int) -> tuple[str, ...]:
     return tuple(template.format(slot=SLOT, layer=layer) for template in FEATURES_PLAIN)
 
 
-def question_for_ablation(hinted_user_prompt: str, layers: Sequence[int] = ()) -> str:
+def question_for_ablation(
+    hinted_user_prompt: str, layers: Sequence[int] = (), letter: str = ""
+) -> str:
     """The one wording for a hint removed; the prompt that holds the hint stands in it in full.
 
     Args:
       hinted_user_prompt: that prompt.
       layers: after which the target's states are shown; none are in the published wording.
+      letter: that it is about to answer, where they are shown.
     """
     if not layers:
         return ABLATION.format(prompt=hinted_user_prompt)
     named = ", ".join(map(str, layers))
-    return ABLATION_STATE.format(prompt=hinted_user_prompt, layer=named, slot=SLOT)
+    return ABLATION_STATE.format(prompt=hinted_user_prompt, answer=letter, layer=named, slot=SLOT)
 
 
 def answer_content(letter: str) -> str:

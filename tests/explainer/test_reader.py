@@ -46,6 +46,16 @@ def by_hand(parts, direction, layer):
     return read + parts.get("bias", 0)
 
 
+def test_zeros_are_read_as_zeros_and_no_number_as_none():
+    reader = Reader(**drawn(SHAPES))
+    directions = np.ones((1, 3, 6), np.float32)
+    directions[0, 1], directions[0, 2] = 0, np.nan
+    read = np.asarray(reader(directions, np.array([[1, 2, 3]])))[0]
+    assert read[0].any()
+    assert not read[1].any()
+    assert np.isnan(read[2]).all()
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -164,7 +164,11 @@ def test_states_are_the_residuals_before_the_hinted_answer(tmp_path, tiny_lm, qu
         alone = np.asarray(out.captures["resid_post"])[[1, 0], 0, -1]
         np.testing.assert_allclose(example.vectors, alone, atol=2e-5, rtol=1e-4)
         assert (example.layers, example.system) == ((1, 0), "")
-        assert "in the state <vector> at layer 1, 0." in example.question
+        letter = row["random_hint_prediction"]
+        said = f"About to answer {letter}, the assistant is in the state <vector> at layer 1, 0."
+        assert said in example.question
+        assert row["ablation_prompt"] == example.question
+        assert example.cell == f"hint {row['hint']}, answer {letter}"
         assert row["hint_user_prompt"] in example.question
     assert len({example.vectors.tobytes() for example in examples}) == len(examples)
 

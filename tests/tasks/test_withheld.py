@@ -119,6 +119,7 @@ def test_without_the_question_a_state_and_the_hint_are_left():
     less = withheld(STATE, "question")
     assert less.vectors is STATE.vectors
     assert SLOT in less.question
+    assert "About to answer C, the" in less.question
     assert "at layer 4, 17" in less.question
     assert "I think the answer is (C) but" in less.question
     assert not words(less.question) & {"zebras", "graze", "yes"}

@@ -5,7 +5,6 @@ One that reads as much as the explainer leaves nothing to its being a language m
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,85 +13,15 @@ import numpy as np
 
 from selfx.evaluation.baselines.constant import majority_per_cell
 from selfx.evaluation.baselines.shifted import by_scores, level, scores_of
+from selfx.ridge import fit_ridge
 from selfx.tasks.graded import WITHOUT, keeps_scores
 from selfx.tasks.plain_words import bare
 
 if TYPE_CHECKING:
     from selfx.tasks.example import Example
 
-STRENGTHS = tuple(10.0**power for power in range(-2, 7))
-"""Of the ridge; the one whose predictions of left-out examples are best is taken."""
 MOST = 500
 """Answers that a probe of words tells apart: the commonest."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ridge:
-    """A linear map and its constant.
-
-    Attributes:
-      weights: float64 `[d, c]`.
-      constant: float64 `[c]`.
-      strength: the penalty that was chosen.
-    """
-
-    weights: np.ndarray
-    constant: np.ndarray
-    strength: float
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """float64 `[n, c]`."""
-        return features @ self.weights + self.constant
-
-
-def fit_ridge(
-    features: np.ndarray,
-    wanted: np.ndarray,
-    groups: Sequence[str] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-) -> Ridge:
-    """Returns the ridge regression of `wanted` `[n, c]` on `features` `[n, d]`.
-
-    Its strength has the least squared error on groups left out one at a time, which one
-    decomposition gives for all of them (Golub, Heath and Wahba 1979, for single examples).
-
-    Args:
-        features, wanted: what is read from, and what is read.
-        groups: what belongs together; None leaves examples out singly. Of a question that comes
-            several times the others would tell, and the strength would be far too small.
-        strengths: to choose from.
-    """
-    members = _members(groups, len(features))
-    middle, level = features.mean(axis=0), wanted.mean(axis=0)
-    left, sizes, right = np.linalg.svd(features - middle, full_matrices=False)
-    turned = left.T @ (wanted - level)
-
-    def error(strength: float) -> float:
-        kept = sizes**2 / (sizes**2 + strength)
-        missed = wanted - level - left @ (kept[:, None] * turned)
-        total = 0.0
-        for rows in members:
-            own = (left[rows] * kept) @ left[rows].swapaxes(1, 2) + 1 / len(features)
-            rest = np.eye(rows.shape[1]) * (1 + 1e-12) - own
-            total += float((np.linalg.solve(rest, missed[rows]) ** 2).sum())
-        return total
-
-    strength = min(strengths, key=error)
-    weights = right.T @ ((sizes / (sizes**2 + strength))[:, None] * turned)
-    return Ridge(weights, level - middle @ weights, strength)
-
-
-def _members(groups: Sequence[str] | None, count: int) -> list[np.ndarray]:
-    """Returns the rows of the groups, those of one size together: int `[g, size]` each."""
-    if groups is None:
-        return [np.arange(count)[:, None]]
-    places: dict[str, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups):
-        places[group].append(row)
-    by_size: dict[int, list[list[int]]] = defaultdict(list)
-    for rows in places.values():
-        by_size[len(rows)].append(rows)
-    return [np.array(several) for several in by_size.values()]
 
 
 def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[str]:

@@ -18,7 +18,7 @@ from selfx.tasks.now.asked import Asked, Desk, Place, Truth
 from selfx.tasks.now.request import Request
 from selfx.tasks.published import ablation_cell
 from selfx.tasks.questions import LETTERS, Question, read_questions, user_prompt
-from selfx.tasks.schema import ABLATION
+from selfx.tasks.schema import ABLATION, HINTED_ANSWER
 from selfx.tasks.split import split_of
 from selfx.tasks.store import load_trace
 from selfx.tasks.wording import (
@@ -35,10 +35,32 @@ _BATCH = 16
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """What the target is asked: without the hint and with it."""
+    """What the target is asked.
+
+    Attributes:
+      plain, hinted: without the hint and with it.
+      answering: how its answers are had, where that was needed to ask.
+    """
 
     plain: str
     hinted: str
+    answering: _Answering | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answering:
+    """How a trace has its target answer.
+
+    Attributes:
+      levels: what is taken from the letters' scores, or None where the target writes.
+    """
+
+    levels: np.ndarray | None
+
+    def scores(self, groups: Sequence[Sequence[str]], desk: Desk) -> list[np.ndarray]:
+        """Float32 `[p, 4]` of each group of prompts: the letters' scores."""
+        levels = 0 if self.levels is None else self.levels
+        return [scored - levels for scored in letter_scores(desk.target, groups, _BATCH)]
 
 
 def places(request: Request, desk: Desk) -> list[Place]:
@@ -53,10 +75,12 @@ def questions(request: Request, desk: Desk) -> list[Asked]:
     groups = _groups(request, desk)
     if not groups:
         return [Asked(_example(prompts, hint), about, prompts)]
-    states = desk.seen[_place(prompts, desk)].states
+    states, answering = desk.seen[_place(prompts, desk)].states, _answering(desk)
+    letter = LETTERS[answering.scores([[prompts.hinted]], desk)[0][0].argmax()]
+    prompts = dataclasses.replace(prompts, answering=answering)
     return [
         Asked(
-            _example(prompts, hint, layers, states[list(layers)]),
+            _example(prompts, hint, letter, layers, states[list(layers)]),
             {**about, "layers": list(layers)},
             prompts,
         )
@@ -67,18 +91,24 @@ def questions(request: Request, desk: Desk) -> list[Asked]:
 def truths(asked: Sequence[Asked], desk: Desk) -> list[Truth]:
     """What the target answers with and without each hint, as its traces have it answered."""
     groups = [[each.experiment.plain, each.experiment.hinted] for each in asked]
-    record = {} if desk.trace is None else load_trace(desk.trace)
-    answering = record.get("settings", {}).get("answering", Ablating.answering)
-    if answering == "generate":
+    answering = asked[0].experiment.answering or _answering(desk)
+    if answering.levels is None:
         flat = [prompt for group in groups for prompt in group]
         written = iter(written_letters(desk.target, flat, _BATCH))
         return [_truth(next(written), next(written), {}) for _ in groups]
-    offsets = np.zeros(len(LETTERS), np.float32)
-    if answering == "calibrated":
-        kept = record.get("letter_offsets")
-        offsets = _measured(desk) if kept is None else np.asarray(kept, np.float32)
-    scores = [scored - offsets for scored in letter_scores(desk.target, groups, _BATCH)]
-    return [_by_scores(plain, hinted) for plain, hinted in scores]
+    return [_by_scores(plain, hinted) for plain, hinted in answering.scores(groups, desk)]
+
+
+def _answering(desk: Desk) -> _Answering:
+    """How the run's traces have it answer; without any, as a trace does unless told otherwise."""
+    record = {} if desk.trace is None else load_trace(desk.trace)
+    how = record.get("settings", {}).get("answering", Ablating.answering)
+    if how == "generate":
+        return _Answering(None)
+    if how == "letters":
+        return _Answering(np.zeros(len(LETTERS), np.float32))
+    kept = record.get("letter_offsets")
+    return _Answering(_measured(desk) if kept is None else np.asarray(kept, np.float32))
 
 
 def _groups(request: Request, desk: Desk) -> tuple[tuple[int, ...], ...]:
@@ -149,9 +179,11 @@ def _measured(desk: Desk) -> np.ndarray:
 def _example(
     prompts: Prompts,
     hint: str,
+    letter: str = "",
     layers: tuple[int, ...] = (),
     states: np.ndarray | None = None,
 ) -> Example:
+    told = {"hint_user_prompt": prompts.hinted, "layers": list(layers), HINTED_ANSWER: letter}
     return Example(
         id=hint,
         task=ABLATION,
@@ -159,11 +191,11 @@ def _example(
         group=prompts.plain,
         cell=ablation_cell(hint),
         system="" if layers else HINT_SYSTEM,
-        questions=(question_for_ablation(prompts.hinted, layers),),
+        questions=(question_for_ablation(prompts.hinted, layers, letter),),
         answer="",
         changed=False,
         content="",
         vectors=states,
-        details={"hint_user_prompt": prompts.hinted, "layers": list(layers)},
+        details=told,
         layers=layers,
     )

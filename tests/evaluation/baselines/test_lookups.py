@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from selfx.evaluation.baselines.nearest import nearest_by_text, nearest_in_cell
-from selfx.evaluation.baselines.probe import STRENGTHS, fit_ridge, probe_verdicts, probe_words
+from selfx.evaluation.baselines.probe import probe_verdicts, probe_words
+from selfx.ridge import STRENGTHS, fit_ridge
 from selfx.tasks.published import ablation_example
 from selfx.tasks.wording import HINT
 
