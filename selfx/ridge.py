@@ -24,11 +24,13 @@ class Ridge:
       weights: float64 `[d, c]`.
       constant: float64 `[c]`.
       strength: the penalty that was chosen.
+      error: the squared error on what was left out, summed.
     """
 
     weights: np.ndarray
     constant: np.ndarray
     strength: float
+    error: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """float64 `[n, c]`."""
@@ -67,9 +69,10 @@ def fit_ridge(
             total += float((np.linalg.solve(rest, missed[rows]) ** 2).sum())
         return total
 
-    strength = min(strengths, key=error)
+    errors = {strength: error(strength) for strength in strengths}
+    strength = min(strengths, key=errors.__getitem__)
     weights = right.T @ ((sizes / (sizes**2 + strength))[:, None] * turned)
-    return Ridge(weights, level - middle @ weights, strength)
+    return Ridge(weights, level - middle @ weights, strength, errors[strength])
 
 
 def _members(groups: Sequence[str] | None, count: int) -> list[np.ndarray]:

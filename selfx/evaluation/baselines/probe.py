@@ -30,13 +30,10 @@ def probe_verdicts(train: Sequence[Example], test: Sequence[Example]) -> list[st
     The content is the best constant of the training examples of the cell that have the verdict.
     Where a trace keeps the target's scores, it is these that are read, and all follows from them.
     """
-    known, asked = _features(train, test)
-    groups = [example.group for example in train]
     if keeps_scores(train):
-        scores = fit_ridge(known, scores_of(train, WITHOUT), groups)(asked)
-        return by_scores(scores - level(train), test)
+        return by_scores(_read_off(train, test, scores_of(train, WITHOUT)) - level(train), test)
     wanted = np.array([1.0 if example.changed else -1.0 for example in train])[:, None]
-    changed = fit_ridge(known, wanted, groups)(asked)[:, 0] > 0
+    changed = _read_off(train, test, wanted)[:, 0] > 0
     answers = [""] * len(test)
     for verdict in (True, False):
         rows = np.flatnonzero(changed == verdict).tolist()
@@ -68,25 +65,41 @@ def _told_apart(train: Sequence[Example], test: Sequence[Example]) -> list[str]:
         words.setdefault(bare(example.answer), example.answer)
     counts = Counter(bare(example.answer) for example in train)
     chosen = [word for word, _ in counts.most_common(MOST)]
-    features, asked = _features(train, test)
     said = np.array([bare(example.answer) for example in train], dtype=object)
     wanted = np.stack([np.where(said == word, 1.0, -1.0) for word in chosen], axis=1)
-    groups = [example.group for example in train]
-    best = fit_ridge(features, wanted, groups)(asked).argmax(axis=1)
+    best = _read_off(train, test, wanted).argmax(axis=1)
     return [words[chosen[row]] for row in best]
 
 
-def _features(train: Sequence[Example], test: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+def _read_off(train: Sequence[Example], test: Sequence[Example], wanted: np.ndarray) -> np.ndarray:
+    """Returns what is read of `wanted` `[n, c]` in the test vectors, float64 `[k, c]`.
+
+    Of the features centred in each cell, and those centred in none, by those that do better on
+    groups that are left out.
+    """
+    groups = [example.group for example in train]
+    both = [_features(train, test, apart=apart) for apart in (True, False)]
+    fits = [fit_ridge(known, wanted, groups) for known, _ in both]
+    best = min(range(len(fits)), key=lambda which: fits[which].error)
+    return fits[best](both[best][1])
+
+
+def _features(
+    train: Sequence[Example], test: Sequence[Example], *, apart: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns float64 `[n, d]` of both: directions, the logs of lengths, and the cells.
 
-    Directions and lengths are centred in each cell: layers differ in their means more than the
-    examples of one do. A cell that the train split lacks has the mean of all.
+    Directions and lengths are centred, `apart` in each cell: where cells are layers these differ in
+    their means more than the examples of one do. A cell that the train split lacks has the mean of
+    all.
     """
     known, asked = _read(train), _read(test)
     cells = sorted({example.cell for example in train})
     column = {cell: number for number, cell in enumerate(cells)}
     belongs = np.array([column[example.cell] for example in train])
     means = np.stack([known[belongs == cell].mean(axis=0) for cell in range(len(cells))])
+    if not apart:
+        means[:] = known.mean(axis=0)
     known = known - means[belongs]
     overall = means.mean(axis=0)
     rows = [column.get(example.cell) for example in test]

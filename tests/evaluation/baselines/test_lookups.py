@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from selfx.evaluation.baselines.nearest import nearest_by_text, nearest_in_cell
-from selfx.evaluation.baselines.probe import probe_verdicts, probe_words
+from selfx.evaluation.baselines.probe import (
+    _features,
+    _read_off,
+    probe_verdicts,
+    probe_words,
+)
 from selfx.ridge import STRENGTHS, fit_ridge
 from selfx.tasks.published import ablation_example
 from selfx.tasks.wording import HINT
@@ -73,6 +78,30 @@ def test_planted_verdicts_and_words_are_read_and_of_others_vectors_nothing(plant
     for way, chance in {"verdict": 0.5, "probe": 0.25, "nearest": 0.25}.items():
         assert right[False, way] > 0.95
         assert abs(right[True, way] - chance) < 0.1
+
+
+@pytest.mark.parametrize(("cells", "size", "shift"), [(4, 40, 9.0), (80, 1, 0.0)])
+def test_a_probe_centres_in_each_cell_only_where_that_helps(planted, cells, size, shift):
+    """Cells far apart hide what differs in them; of one a cell, centring leaves nothing."""
+    rng = np.random.default_rng(0)
+    away = shift * rng.standard_normal((cells, *planted(1)[0].vectors.shape))
+
+    def placed(examples):
+        return [
+            dataclasses.replace(e, cell=f"c{n % cells}", vectors=e.vectors + away[n % cells])
+            for n, e in enumerate(examples)
+        ]
+
+    train, test = placed(planted(cells * size)), placed(planted(200, split="test"))
+    truth = np.array([1.0 if e.changed else -1.0 for e in train])[:, None]
+    groups = [e.group for e in train]
+    fits = {}
+    for apart in (True, False):
+        known, asked = _features(train, test, apart=apart)
+        ridge = fit_ridge(known, truth, groups)
+        fits[apart] = (ridge.error, ridge(asked))
+    assert min(fits, key=lambda apart: fits[apart][0]) == (shift > 0)
+    np.testing.assert_array_equal(_read_off(train, test, truth), fits[shift > 0][1])
 
 
 def test_a_probe_says_the_commonest_content_of_its_verdict_in_the_cell(planted):
