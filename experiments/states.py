@@ -9,9 +9,8 @@ target's residuals where that is about to answer the hinted question, and of the
 and that answer alone: what it gets right beyond them, it has read. One more, which stands beside
 those of all seeds, is told the whole question and given zeros for vectors. All learn how near the
 target was to each letter (`soften`). Of the states it is shown what a ridge regression reads of the
-outcome in them (`probed`): as they are, none has read anything in as many steps. Work goes to
-`runs/states` and goes on where it stopped; scores of each seed and over seeds, and the report, are
-kept in `experiments/results/states`.
+outcome in them (`probed`). Work goes to `runs/states` and goes on where it stopped; scores of each
+seed and over seeds, and the report, are kept in `experiments/results/states`.
 """
 
 from __future__ import annotations
