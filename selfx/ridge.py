@@ -24,12 +24,14 @@ class Ridge:
       weights: float64 `[d, c]`.
       constant: float64 `[c]`.
       strength: the penalty that was chosen.
-      error: the squared error on what was left out, summed.
+      left_out: float64 `[n, c]`, what is predicted of each example without its group.
+      error: the squared error of that, summed.
     """
 
     weights: np.ndarray
     constant: np.ndarray
     strength: float
+    left_out: np.ndarray
     error: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
@@ -59,20 +61,20 @@ def fit_ridge(
     left, sizes, right = np.linalg.svd(features - middle, full_matrices=False)
     turned = left.T @ (wanted - level)
 
-    def error(strength: float) -> float:
+    def missed(strength: float) -> np.ndarray:
         kept = sizes**2 / (sizes**2 + strength)
-        missed = wanted - level - left @ (kept[:, None] * turned)
-        total = 0.0
+        gaps = wanted - level - left @ (kept[:, None] * turned)
         for rows in members:
             own = (left[rows] * kept) @ left[rows].swapaxes(1, 2) + 1 / len(features)
             rest = np.eye(rows.shape[1]) * (1 + 1e-12) - own
-            total += float((np.linalg.solve(rest, missed[rows]) ** 2).sum())
-        return total
+            gaps[rows] = np.linalg.solve(rest, gaps[rows])
+        return gaps
 
-    errors = {strength: error(strength) for strength in strengths}
+    errors = {strength: float((missed(strength) ** 2).sum()) for strength in strengths}
     strength = min(strengths, key=errors.__getitem__)
     weights = right.T @ ((sizes / (sizes**2 + strength))[:, None] * turned)
-    return Ridge(weights, level - middle @ weights, strength, errors[strength])
+    unseen = wanted - missed(strength)
+    return Ridge(weights, level - middle @ weights, strength, unseen, errors[strength])
 
 
 def _members(groups: Sequence[str] | None, count: int) -> list[np.ndarray]:

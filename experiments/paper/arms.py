@@ -164,9 +164,9 @@ class Bench:
 
     def asked(self, arm: Arm) -> Evaluation:
         """What an arm is asked; beside the target's own explainer stands the one without vectors
-        of the same seed, where that is trained. Of that one itself only the controls are of
-        interest: the baselines are those of the other."""
-        if arm.blind:
+        of the same seed, where that is trained. Of that one itself, and of other models, only
+        the controls are of interest: the baselines are those of the target's own."""
+        if arm.blind or arm.model.name != self.setup.questions.target.name:
             return dataclasses.replace(self.setup.evaluation, baselines=(), other_vectors="")
         own = arm == Arm(self.setup.questions.target, arm.seed)
         blind = self.place(dataclasses.replace(arm, blind=True))

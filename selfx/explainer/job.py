@@ -128,14 +128,9 @@ def _parts(
             trained = dataclasses.replace(trained, reader=start.over(trained.reader))
     if training.centred and (before.reader is None or before.reader.bias is None):
         trained, given = _started_at(_centring(mixture, trained, given), trained, given)
-    if training.probed and (before.reader is None or before.reader.down is None):
-        probe = probing(
-            learned,
-            _words(explainer),
-            rank=training.reader_rank,
-            layers=origin.layers,
-            width=origin.width,
-        )
+    if training.probed and (before.reader is None or before.reader.words is None):
+        words = _words(explainer)
+        probe = probing(learned, words, layers=origin.layers, width=origin.width)
         trained, given = _started_at(probe, trained, given)
     return trained, given
 

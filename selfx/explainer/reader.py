@@ -1,10 +1,12 @@
 """What a direction goes through before the explainer reads it: a few vectors, trained or given.
 
     reader(u, l) = scale[l] * (u @ projection[l]) + (u @ down[l]) @ up[l] + bias[l]
+                 + softmax(mean of v @ keys[l'] + level[l'] over the example's v, l') @ words
 
 Zeros are read as zeros. One row a layer of the target. Scale and bias alone are a SelfIE adapter
 (arXiv 2602.10352), `down` and `up` its low-rank kind; the projection brings the target's width to
-the explainer's (equation 3 of arXiv 2511.08579). A part that is None is not there: no projection
+the explainer's (equation 3 of arXiv 2511.08579); keys and words tell outcomes apart by all vectors
+of an example together (`selfx.explainer.probed`). A part that is None is not there: no projection
 where widths agree.
 """
 
@@ -35,6 +37,9 @@ class Reader:
       down: `[l, d, r]` from the target's width.
       up: `[l, r, d]` to the explainer's width.
       projection: `[l, d, d]` from the target's width to the explainer's.
+      keys: `[l, d, k]`, what of a vector speaks for each of `k` outcomes.
+      level: `[l, k]`, how much does without any.
+      words: `[k, d]`, what each outcome is read as.
     """
 
     scale: Any = None
@@ -42,6 +47,9 @@ class Reader:
     down: Any = None
     up: Any = None
     projection: Any = None
+    keys: Any = None
+    level: Any = None
+    words: Any = None
 
     def __call__(self, directions: jax.Array, layers: jax.Array) -> jax.Array:
         """`directions` `[b, m, d]` of target layers `layers` `[b, m]`, as the explainer reads them.
@@ -59,10 +67,21 @@ class Reader:
         if self.down is not None:
             inner = jnp.einsum("bmd,bmdr->bmr", directions, self.down[layers])
             read = read + jnp.einsum("bmr,bmre->bme", inner, self.up[layers])
-        if self.bias is None:
-            return read
         # Where nothing is, nothing is read: a bias alone would be a vector like no other.
-        return jnp.where((directions != 0).any(axis=-1, keepdims=True), read + self.bias[layers], 0)
+        there = (directions != 0).any(axis=-1, keepdims=True)
+        if self.bias is not None:
+            read = jnp.where(there, read + self.bias[layers], 0)
+        if self.words is not None:
+            read = jnp.where(there, read + self._outcome(directions, layers, there), 0)
+        return read
+
+    def _outcome(self, directions: jax.Array, layers: jax.Array, there: jax.Array) -> jax.Array:
+        """What the outcome is read as, `[b, 1, d]`, by those of an example's vectors that are
+        `there` `[b, m, 1]`."""
+        spoken = jnp.einsum("bmd,bmdk->bmk", directions, self.keys[layers]) + self.level[layers]
+        spoken = jnp.where(there, spoken, 0).sum(axis=1, keepdims=True)
+        shares = jax.nn.softmax(spoken / jnp.maximum(there.sum(axis=1, keepdims=True), 1), axis=-1)
+        return shares @ self.words
 
     @property
     def given(self) -> dict[str, Any]:

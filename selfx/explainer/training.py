@@ -37,9 +37,10 @@ class Training:
       reader_rank: of the low-rank map that vectors go through.
       centred: whether each layer's mean direction, as the training vectors have it, is taken away
         from vectors first; where scale and bias are trained, they start there.
-      probed: whether vectors go through a low-rank map that starts as a ridge regression of the
-        outcome's embedding on the training vectors, and nothing else of them is shown at first;
-        what of the map is not trained stays so. For `marker`, at a strength of 1.
+      probed: whether in the place of an example's vectors stands the outcome that a ridge
+        regression on the training vectors reads of them together, in the explainer's own
+        embeddings, and nothing else of them but what scale and low_rank, where they are trained,
+        come to add. For `marker`, at a strength of 1.
       projection: where widths differ, what the projection starts as: `random`, `kaiming` (the
         paper's), or the folder of a fitted one. "" where they do not.
       style: how a question is framed: the explainer's `chat` template, or `plain` text.

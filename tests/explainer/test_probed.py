@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
 from selfx.errors import SelfxError
+from selfx.explainer import probed
 from selfx.explainer.fit import fit
 from selfx.explainer.job import prepare
 from selfx.explainer.mixture import read_mixture
-from selfx.explainer.probed import Words, probing
+from selfx.explainer.probed import LEAST, Words, probing
 from selfx.explainer.run import Run
 from selfx.explainer.training import Training
 from selfx.explainer.watch import divide
@@ -44,7 +47,7 @@ def example(number, content, vectors, layers):
     )
 
 
-def planted(layers, count=160, seed=0):
+def planted(layers, count=160, seed=0, noise=1.0):
     """Each vector holds a little of its outcome, in a direction of its own layer, and much else."""
     rng = np.random.default_rng(seed)
     ways = rng.standard_normal((DEPTH, len(SAID), WIDTH))
@@ -53,8 +56,9 @@ def planted(layers, count=160, seed=0):
     for number in range(count):
         which = int(rng.integers(len(SAID)))
         own = layers(number) if callable(layers) else layers
-        noise = rng.standard_normal((len(own), WIDTH))
-        vectors = [shared[layer] + ways[layer, which] + noise[i] for i, layer in enumerate(own)]
+        vectors = [
+            shared[layer] + ways[layer, which] + noise * rng.standard_normal(WIDTH) for layer in own
+        ]
         found.append(example(number, list(SAID)[which], vectors, own))
     return found
 
@@ -70,44 +74,75 @@ def read_by(reader, examples):
     return np.asarray(reader(units_of(examples).astype(np.float32), layers))
 
 
-def made(examples, rank=4):
-    return probing(examples, WORDS, rank=rank, layers=DEPTH, width=WIDTH)
+def made(examples):
+    return probing(examples, WORDS, layers=DEPTH, width=WIDTH)
 
 
-def by_hand(features, truth):
-    """Ridge predictions of every strength, as far from the mean as the truth is: `[s, n, d]`."""
-    mean = truth.mean(axis=0)
-    features = features - features.mean(axis=0)
+def spoken_by(reader, examples):
+    """Float `[n, k]`: how much vectors speak for each of the words, in their order."""
+    words = np.asarray(reader.words)
+    places = [np.abs(words - said).sum(axis=1).argmin() for said in SAID.values()]
+    keys, level = np.asarray(reader.keys, float), np.asarray(reader.level, float)
+    each = [
+        (units[:, :, None] * keys[list(e.layers)]).sum(axis=1) + level[list(e.layers)]
+        for units, e in zip(units_of(examples), examples, strict=True)
+    ]
+    return np.stack(each).mean(axis=1)[:, places]
+
+
+def leaning(logs):
+    return logs - logs.mean(axis=-1, keepdims=True)
+
+
+def by_hand(features, examples):
+    """What scikit-learn's ridge says of the log shares, less its mean, and what it says of each
+    group without it: float `[n, k]` of every strength."""
+    truth = np.array([[e.content == name for name in SAID] for e in examples])
+    logs = np.log(np.maximum(truth, LEAST))
     features = features / features.std(axis=0)
+    groups, cut = [e.group for e in examples], LeaveOneGroupOut()
     found = []
     for strength in STRENGTHS:
-        said = Ridge(strength).fit(features, truth).predict(features) - mean
-        gain = np.linalg.norm(truth - mean, axis=1).mean() / np.linalg.norm(said, axis=1).mean()
-        found.append(mean + gain * said)
-    return np.stack(found)
+        left_out = cross_val_predict(Ridge(strength), features, logs, groups=groups, cv=cut)
+        said = Ridge(strength).fit(features, logs).predict(features)
+        found.append((leaning(said), left_out))
+    return found
+
+
+def as_scikit_learn_says(spoken, features, examples):
+    """Whether vectors speak as one of the ridges does, sharpened to what fits best the examples
+    that it has not seen."""
+    logs = leaning(spoken)
+    gaps = []
+    for said, left_out in by_hand(features, examples):
+        sharpness = (said * logs).sum() / (said * said).sum()
+        gaps.append((np.abs(logs - sharpness * said).max(), sharpness, left_out))
+    gap, sharpness, left_out = min(gaps, key=lambda found: found[0])
+    truth = np.array([list(SAID).index(e.content) for e in examples])
+
+    def miss(by):
+        return -log_softmax(by * left_out, axis=1)[np.arange(len(truth)), truth].sum()
+
+    assert gap < 1e-4
+    assert sorted(found[0] for found in gaps)[1] > 1e-2  # one of the strengths, and no other
+    assert miss(sharpness) < min(miss(sharpness * 1.02), miss(sharpness / 1.02))
 
 
 @pytest.mark.parametrize("layers", [(3,), (1, 4), (4, 0, 2)], ids=str)
-def test_each_of_its_vectors_is_read_as_the_ridge_of_its_layer_says(layers):
-    examples = planted(layers)
-    read, units = read_by(made(examples), examples), units_of(examples)
-    truth = np.stack([SAID[e.content] for e in examples])
-    for place in range(len(layers)):
-        gaps = np.abs(read[:, place] - by_hand(units[:, place], truth)).max(axis=(1, 2))
-        assert gaps.min() < 1e-4  # one of the strengths
-        assert np.sort(gaps)[1] > 1e-3
+def test_all_vectors_of_an_example_are_read_as_one_ridge_says(layers):
+    examples = planted(layers, noise=2.5)
+    reader, features = made(examples), units_of(examples).reshape(len(examples), -1)
+    as_scikit_learn_says(spoken_by(reader, examples), features, examples)
 
 
-def test_layers_that_differ_between_examples_share_a_map():
-    examples = planted(lambda number: (number % DEPTH,))
+def test_layers_that_differ_between_examples_share_keys():
+    examples = planted(lambda number: (number % DEPTH, (number + 1) % DEPTH), noise=2.5)
     reader = made(examples)
-    assert (reader.down == reader.down[0]).all()
-    units, layers = units_of(examples)[:, 0], np.array([e.layers[0] for e in examples])
+    assert (reader.keys == reader.keys[0]).all()
+    units, layers = units_of(examples), np.array([e.layers for e in examples])
     for layer in range(DEPTH):
         units[layers == layer] -= units[layers == layer].mean(axis=0)
-    theirs = by_hand(units, np.stack([SAID[e.content] for e in examples]))
-    gaps = np.abs(read_by(reader, examples)[:, 0] - theirs).max(axis=(1, 2))
-    assert gaps.min() < 1e-4
+    as_scikit_learn_says(spoken_by(reader, examples), units.mean(axis=1), examples)
 
 
 def test_held_out_outcomes_are_read():
@@ -129,13 +164,25 @@ def test_shares_are_read_where_they_are_known():
     with pytest.raises(SelfxError, match="all the same"):
         made(torn)
     sure = [dataclasses.replace(e, likely=((e.answer, 1.0),)) for e in examples]
-    np.testing.assert_array_equal(made(sure).down, made(examples).down)
+    np.testing.assert_array_equal(made(sure).keys, made(examples).keys)
+    near = [
+        dataclasses.replace(e, likely=((e.answer, 0.6), (word(True, "The dog"), 0.4)))
+        for e in examples
+    ]
+    others = [n for n, e in enumerate(examples) if e.content != "The dog"]
+    of_it = {
+        name: softmax(spoken_by(made(some), some), axis=1)[others, [*SAID].index("The dog")].mean()
+        for name, some in {"near": near, "sure": sure}.items()
+    }
+    assert of_it["sure"] < 0.15
+    assert 0.3 < of_it["near"] < 0.7
 
 
-def test_a_rank_with_no_room_for_all_takes_the_main_directions():
-    reader = made(planted((2,)), rank=1)
-    assert (reader.down.shape, reader.up.shape) == ((DEPTH, WIDTH, 1), (DEPTH, 1, WIDTH))
-    assert not np.asarray(made(planted((2,)), rank=4).down)[..., 2:].any()  # three words, a plane
+def test_the_commonest_outcomes_are_told_apart(monkeypatch):
+    monkeypatch.setattr(probed, "MOST", 2)
+    examples = [e for e in planted((2,)) if e.content != "The cow" or e.id < "2"]
+    reader = made(examples)
+    np.testing.assert_allclose(reader.words, np.stack([SAID["The cat"], SAID["The dog"]]), 1e-5)
 
 
 def test_nothing_to_read_is_refused():
@@ -193,7 +240,7 @@ def test_a_run_starts_with_it_in_the_explainers_words(tiny_lm, data, parts):
     table = np.asarray(tiny_lm.model.embed[...], np.float32)
     table = table / np.linalg.norm(table, axis=1).mean()
     words = Words(lambda t: tiny_lm.tokenizer(t, add_special_tokens=False)["input_ids"], table)
-    shape = {"rank": 3, "layers": tiny_lm.config.n_layers, "width": tiny_lm.config.d_model}
+    shape = {"layers": tiny_lm.config.n_layers, "width": tiny_lm.config.d_model}
     probe = probing(others, words, **shape)
     for name, part in probe.given.items():
         np.testing.assert_array_equal(getattr(whole, name), part)
@@ -207,4 +254,4 @@ def test_what_was_begun_goes_on_and_is_not_begun_again(tiny_lm, data, tmp_path):
     later = dataclasses.replace(training, start=str(tmp_path / "run"))
     job = prepare(tiny_lm, read_mixture([data], (), tiny_lm.config), later)
     np.testing.assert_array_equal(job.trained.reader.down, before.down)
-    np.testing.assert_array_equal(job.frozen.reader.bias, before.bias)
+    np.testing.assert_array_equal(job.frozen.reader.keys, before.keys)

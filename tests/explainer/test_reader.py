@@ -25,7 +25,12 @@ SHAPES = {
     "down": (5, 6, 3),
     "up": (5, 3, 8),
     "projection": (5, 6, 8),
+    "keys": (5, 6, 3),
+    "level": (5, 3),
+    "words": (3, 8),
 }
+LAYERED = tuple(SHAPES)[:5]
+"""The parts that read each vector by itself."""
 LAYERS = np.array([[0, 4, 2], [2, -1, 1]])
 
 
@@ -63,7 +68,7 @@ def test_zeros_are_read_as_zeros_and_no_number_as_none():
         ("scale", "projection"),
         ("bias", "projection"),
         ("down", "up", "projection"),
-        tuple(SHAPES),
+        LAYERED,
     ],
     ids=" ".join,
 )
@@ -75,6 +80,22 @@ def test_every_layer_has_its_own_and_an_unknown_one_reads_as_the_first(names):
         for place in range(3):
             wanted = by_hand(parts, directions[row, place], LAYERS[row, place])
             np.testing.assert_allclose(read[row, place], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_vectors_of_an_example_tell_its_outcome_together():
+    """And one that is not there has no part in it."""
+    parts = drawn(("projection", "keys", "level", "words"))
+    directions = np.random.default_rng(0).standard_normal((2, 3, 6)).astype(np.float32)
+    directions[1, 0] = 0
+    read = Reader(scale=np.zeros(5, np.float32), **parts)(directions, LAYERS)
+    for row, there in enumerate([(0, 1, 2), (1, 2)]):
+        at = np.maximum(LAYERS[row], 0)
+        keys, level = parts["keys"][at].astype(float), parts["level"][at].astype(float)
+        spoken = np.mean([directions[row, i] @ keys[i] + level[i] for i in there], axis=0)
+        shares = np.exp(spoken) / np.exp(spoken).sum()
+        for place in there:
+            np.testing.assert_allclose(read[row, place], shares @ parts["words"], atol=1e-5)
+    assert not np.asarray(read[1, 0]).any()
 
 
 @pytest.mark.parametrize("parts", [(), ("scale",), ("bias",), ("low_rank",), PARTS[:3]], ids=str)

@@ -110,7 +110,7 @@ def inject(
       way: how they enter.
       model: the explainer's weights.
       reader: what turns their directions first, or None.
-      vectors: as the target had them; zeros stay zeros but for a reader's bias.
+      vectors: as the target had them; zeros stay zeros.
       slots: int `[b, m]`, -1 for none.
       layers: int `[b, m]`, after which layer of the target each was taken, -1 if unknown.
       depth: the target's layers; None for as many as the explainer has. A vector that goes in

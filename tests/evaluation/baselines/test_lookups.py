@@ -38,7 +38,7 @@ def test_the_ridge_equals_scikit_learns_with_the_same_choice_of_strength(shape):
 
 def test_groups_are_left_out_whole_as_scikit_learn_leaves_them():
     from sklearn.linear_model import Ridge
-    from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
+    from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict, cross_val_score
 
     rng = np.random.default_rng(1)
     groups = [f"g{n}" for n in rng.integers(0, 15, 60)]
@@ -57,7 +57,13 @@ def test_groups_are_left_out_whole_as_scikit_learn_leaves_them():
         ).sum()
         for strength in STRENGTHS
     ]
-    assert fit_ridge(features, wanted, groups).strength == STRENGTHS[int(np.argmin(errors))]
+    ours = fit_ridge(features, wanted, groups)
+    assert ours.strength == STRENGTHS[int(np.argmin(errors))]
+    np.testing.assert_allclose(ours.error, min(errors))
+    theirs = cross_val_predict(
+        Ridge(ours.strength), features, wanted, groups=groups, cv=LeaveOneGroupOut()
+    )
+    np.testing.assert_allclose(ours.left_out, theirs, atol=1e-8)
     assert fit_ridge(features, wanted).strength < STRENGTHS[int(np.argmin(errors))]
 
 
