@@ -59,7 +59,9 @@ def beside(model):
         name: x.replace(a=jnp.asarray(x.a, jnp.float64), b=drawn(x.b.shape, i, 0.1))
         for i, (name, x) in enumerate(fresh.items())
     }
-    shapes = Reader((4,), (4, 32), (4, 32, 3), (4, 3, 32), (4, 32, 32))
+    layered = {"scale": (4,), "bias": (4, 32), "down": (4, 32, 3), "up": (4, 3, 32)}
+    told_apart = {"keys": (4, 32, 5), "level": (4, 5), "words": (5, 32)}
+    shapes = Reader(**layered, projection=(4, 32, 32), **told_apart)
     parts = {n: drawn(s, i, 0.3) for i, (n, s) in enumerate(dataclasses.asdict(shapes).items())}
     return Trained(adapters, Reader(**parts))
 
@@ -132,13 +134,22 @@ def by_hand(oracle, model, trained, batch):
             if h[1] >= 0
         ]
 
-        def hook(site, layer, x, held=held):
+        spoken = [
+            vector.astype(float) / np.linalg.norm(vector.astype(float)) @ parts["keys"][own]
+            + parts["level"][own]
+            for vector, _, own in held
+        ]
+        shares = np.exp(np.mean(spoken, axis=0)) if held else np.zeros(5)
+        outcome = shares @ parts["words"] / max(shares.sum(), 1e-9)
+
+        def hook(site, layer, x, held=held, outcome=outcome):
             x = x.copy()
             for vector, slot, own in held if site == "resid_post" else ():
                 if own == layer:
                     v = vector.astype(float) / np.linalg.norm(vector.astype(float))
                     read = parts["scale"][own] * (v @ parts["projection"][own])
                     read = read + v @ parts["down"][own] @ parts["up"][own] + parts["bias"][own]
+                    read = read + outcome
                     x[slot] += 0.8 * np.linalg.norm(x[slot]) * read
             return x
 

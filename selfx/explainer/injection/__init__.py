@@ -111,14 +111,15 @@ def inject(
       model: the explainer's weights.
       reader: what turns their directions first, or None.
       vectors: as the target had them; zeros stay zeros.
-      slots: int `[b, m]`, -1 for none.
+      slots: int `[b, m]`, -1 for none: of the vector there nothing is read.
       layers: int `[b, m]`, after which layer of the target each was taken, -1 if unknown.
       depth: the target's layers; None for as many as the explainer has. A vector that goes in
         after its own layer goes in at the same share of another depth.
     """
     chosen = INJECTIONS[way.injection]
     vectors, layers = jnp.asarray(vectors, jnp.float32), jnp.asarray(layers, jnp.int32)
-    vectors = jnp.zeros_like(vectors) if way.blind else vectors
+    seen = jnp.zeros_like(slots, bool) if way.blind else jnp.asarray(slots) >= 0
+    vectors = jnp.where(seen[..., None], vectors, 0)
     directions = unit(vectors)
     if reader is not None:
         directions = reader(directions, layers)
