@@ -55,7 +55,7 @@ class Config:
         style="plain",
         injection="marker",
         strength=1.0,
-        probed=True,
+        probed=0.7,
         soften=0.1,
         held_out=0.02,
         optimization=Optimization(1e-3, "linear", 10),
@@ -84,7 +84,7 @@ TINY = Config(
         style="plain",
         injection="marker",
         strength=1.0,
-        probed=True,
+        probed=0.5,
         soften=0.1,
         held_out=0.0,
         optimization=Optimization(1e-3),
@@ -111,7 +111,7 @@ def main(config: Config) -> dict[str, Any]:
     told = dataclasses.replace(config.training, withhold=WITHHELD)
     ways = {f"seed-{seed}": dataclasses.replace(told, seed=seed) for seed in config.seeds}
     ways["blind"] = dataclasses.replace(
-        config.training, blind=True, probed=False, epochs=config.blind_epochs
+        config.training, blind=True, probed=0.0, epochs=config.blind_epochs
     )
     runs = {
         name: learned(lm, data, config.work / f"run-{name}", training)

@@ -6,7 +6,8 @@
 Of each task one line: what explainers of SmolLM2 by itself score over seeds; the best of their own
 rows without the vector, and the lift over that; the best of the baselines that learned from the
 same examples; self minus the sibling, asked the same questions; and how far each seed's confidence
-in its answers is off, with what would be so by chance if it were right. Of one folder, every row.
+in its answers is off, as it is and after Platt's line (fitted in folds, where that was done), with
+what would be so by chance if it were right. Of one folder, every row.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ COLUMNS = (
     "lift",
     "best baseline",
     "self − sibling",
-    "ECE (by chance)",
+    "ECE → after Platt's line (by chance)",
 )
 
 
@@ -166,10 +167,12 @@ def difference(found: dict[str, Any], headline: str) -> str:
 
 def calibration(scores: dict[str, Any]) -> str:
     """The calibration error of what an explainer says of its own answers, percent."""
-    found = (scores.get("calibration") or {}).get("none", {}).get("as said")
+    measured = (scores.get("calibration") or {}).get("none", {})
+    found = [measured[name] for name in ("as said", "platt, in folds") if name in measured]
     if not found:
         return ""
-    return f"{100 * found['metrics']['ece']['value']:.1f} ({100 * found['ece_by_chance']:.1f})"
+    errors = " → ".join(f"{100 * each['metrics']['ece']['value']:.1f}" for each in found)
+    return f"{errors} ({100 * found[0]['ece_by_chance']:.1f})"
 
 
 def interval(score: Mapping[str, Any]) -> str:

@@ -77,9 +77,10 @@ class Train:
     """Of low_rank."""
     centred: bool = False
     """Take each layer's mean direction away from vectors before they are read."""
-    probed: bool = False
-    """Show what a ridge regression reads of the outcome in vectors, in their place; with --strength
-    1."""
+    probed: float = 0.0
+    """Show in vectors' place what a ridge regression reads of the outcome in them; the share of
+    the training groups that it is fitted to, the explainer learning from the others. With
+    --injection marker --strength 1; 0 shows vectors."""
     projection: str = ""
     """Where target and explainer differ in width: random, kaiming (the paper's start), or the
     folder of one that was fitted."""

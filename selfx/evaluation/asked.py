@@ -17,7 +17,6 @@ from selfx.evaluation.controls import OTHER_MODEL, TEXT_ONLY, changed
 from selfx.evaluation.kept import Keep
 from selfx.explainer.answer import Explainer, answer, own_vectors, untrained
 from selfx.explainer.likelihood import at_temperatures
-from selfx.explainer.reader import Reader
 from selfx.explainer.run import Run
 from selfx.explainer.selfie import selfie
 from selfx.progress import Report
@@ -51,10 +50,8 @@ class Asked:
         """The model that the explainer was made from, asked the same way."""
         explainer = self.explainer
         plain = untrained(explainer.base, explainer.training.asking, explainer.origin)
-        projection = None if explainer.reader is None else explainer.reader.projection
-        if projection is not None:  # without it no vector of another width could be read
-            plain = dataclasses.replace(plain, reader=Reader(projection=projection))
-        return plain
+        reader = None if explainer.reader is None else explainer.reader.untrained
+        return dataclasses.replace(plain, reader=reader)
 
     @property
     def vectors(self) -> np.ndarray:

@@ -64,7 +64,9 @@ def prepare(explainer: LanguageModel, mixture: Mixture, training: Training) -> J
     if "full" in training.trains and is_quantized(explainer.model):
         raise SelfxError("all weights of a quantised model to train", hint="--trains lora")
     learned, watched = divide(mixture.examples, training.held_out, training.seed)
-    trained, given = _parts(explainer, training, mixture, learned)
+    # Of what a probe was fitted to it says too much to learn from how far it can be trusted.
+    learned, probed = divide(learned, training.probed, training.seed, most=len(learned))
+    trained, given = _parts(explainer, training, mixture, probed)
     whole = trained.reader.over(given) if trained.reader is not None else given
     check_reader(whole, origin.width, config.d_model)
     _check_told(mixture, training.withhold)
@@ -107,7 +109,7 @@ def _check_told(mixture: Mixture, parts: Sequence[str]) -> None:
 
 
 def _parts(
-    explainer: LanguageModel, training: Training, mixture: Mixture, learned: Sequence[Example]
+    explainer: LanguageModel, training: Training, mixture: Mixture, probed: Sequence[Example]
 ) -> tuple[Trained, Reader | None]:
     """The parts to train as they start, and what of a reader is given and stays."""
     config, origin = explainer.config, mixture.origin
@@ -130,7 +132,7 @@ def _parts(
         trained, given = _started_at(_centring(mixture, trained, given), trained, given)
     if training.probed and (before.reader is None or before.reader.words is None):
         words = _words(explainer)
-        probe = probing(learned, words, layers=origin.layers, width=origin.width)
+        probe = probing(probed, words, layers=origin.layers, width=origin.width)
         trained, given = _started_at(probe, trained, given)
     return trained, given
 

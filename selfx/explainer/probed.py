@@ -8,10 +8,10 @@ explainer reads best, as one of its own embeddings:
     share of an outcome ~ softmax over outcomes of sharpness * the ridge's log share of it
     read                = the outcomes' embeddings, by share
 
-as sure as it has been right about examples that it was not fitted to. No more of the vectors is
-shown, unless training finds it: an explainer that only this is shown knows what the probe knows,
-and says what follows from it and from the text. So the probe of the same vectors stands beside it
-in every table.
+as sure as it has been right about examples that it was not fitted to; an explainer learns from such
+examples alone, or it would learn to trust it too far. No more of the vectors is shown, unless
+training finds it: an explainer that only this is shown knows what the regression knows, and says
+what follows from it and from the text.
 """
 
 from __future__ import annotations
@@ -65,8 +65,13 @@ def probing(examples: Sequence[Example], words: Words, *, layers: int, width: in
     Raises:
       SelfxError: no vectors, or outcomes that are all the same.
     """
-    shown = _shown([e for e in examples if e.vectors is not None and e.layers], layers, width)
-    outcomes, shares = _outcomes(shown.examples)
+    examples = [e for e in examples if e.vectors is not None and e.layers]
+    if not examples:
+        raise SelfxError("no vectors to read outcomes from", hint="--probed 0")
+    outcomes, shares = _outcomes(examples)
+    told = np.flatnonzero(shares.sum(axis=1))
+    shares = shares[told]
+    shown = _shown([examples[row] for row in told], layers, width)
     features = shown.features()
     spread = features.std(axis=0)
     spread = np.where(spread > 0, spread, 1)
@@ -122,8 +127,6 @@ class _Shown:
 
 
 def _shown(examples: Sequence[Example], layers: int, width: int) -> _Shown:
-    if not examples:
-        raise SelfxError("no vectors to read outcomes from", hint="--no-probed")
     units = []
     for example in examples:
         vectors = np.asarray(example.vectors, np.float64)
@@ -150,15 +153,22 @@ def _outcomes(examples: Sequence[Example]) -> tuple[list[str], np.ndarray]:
     for several in could:
         for content, share in several:
             weighed[content] += share
-    outcomes = sorted(weighed, key=lambda content: (-weighed[content], content))[:MOST]
+    outcomes = sorted(sorted(weighed, key=lambda content: (-weighed[content], content))[:MOST])
     column = {content: number for number, content in enumerate(outcomes)}
+    if len(weighed) > MOST and (held := sum(weighed[one] for one in outcomes)) < len(examples) / 2:
+        raise SelfxError(
+            f"{len(weighed)} different outcomes; {MOST} of them are those of {held:.0f} of"
+            f" {len(examples)} examples",
+            expected=f"{MOST} that are those of half or more",
+            hint="--probed 0",
+        )
     shares = np.zeros((len(examples), len(outcomes)))
     for row, several in enumerate(could):
         for content, share in several:
             if content in column:
                 shares[row, column[content]] += share
     if np.ptp(shares, axis=0).max() < 1e-9:
-        raise SelfxError("outcomes that are all the same", hint="--no-probed")
+        raise SelfxError("outcomes that are all the same", hint="--probed 0")
     return outcomes, shares
 
 

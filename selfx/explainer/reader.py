@@ -90,6 +90,19 @@ class Reader:
         parts = {field.name: getattr(self, field.name) for field in fields}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @property
+    def untrained(self) -> Reader | None:
+        """Of its parts those that a model has before any training, None without any.
+
+        Without a projection no vector of another width could be read; what tells outcomes apart
+        was fitted, and stands in the vectors' place.
+        """
+        kept = ("projection", "keys", "level", "words")
+        parts = {name: part for name, part in self.given.items() if name in kept}
+        if self.words is not None:
+            parts["scale"] = jnp.zeros_like(self.level[:, 0])
+        return Reader(**parts) if parts else None
+
     def over(self, other: Reader | None) -> Reader:
         """This reader, with the parts that it lacks from another."""
         return self if other is None else dataclasses.replace(other, **self.given)

@@ -37,10 +37,11 @@ class Training:
       reader_rank: of the low-rank map that vectors go through.
       centred: whether each layer's mean direction, as the training vectors have it, is taken away
         from vectors first; where scale and bias are trained, they start there.
-      probed: whether in the place of an example's vectors stands the outcome that a ridge
-        regression on the training vectors reads of them together, in the explainer's own
-        embeddings, and nothing else of them but what scale and low_rank, where they are trained,
-        come to add. For `marker`, at a strength of 1.
+      probed: the share of the training groups to which a ridge regression is fitted, the explainer
+        learning from the others: in the place of an example's vectors stands the outcome that the
+        regression reads of them together, in the explainer's own embeddings, and nothing else of
+        them but what scale and low_rank, where they are trained, come to add. For `marker`, at a
+        strength of 1. 0 shows the vectors themselves.
       projection: where widths differ, what the projection starts as: `random`, `kaiming` (the
         paper's), or the folder of a fitted one. "" where they do not.
       style: how a question is framed: the explainer's `chat` template, or `plain` text.
@@ -76,7 +77,7 @@ class Training:
     targets: tuple[str, ...] = ()
     reader_rank: int = 16
     centred: bool = False
-    probed: bool = False
+    probed: float = 0.0
     projection: str = ""
     style: Style = "chat"
     injection: Name = "marker"
@@ -132,7 +133,7 @@ class Training:
         for name in _FROM_ZERO:
             if not 0 <= values[name] < math.inf:
                 raise SelfxError(f"{name} {values[name]}", expected="0 or more")
-        for name in ("dropout", "held_out"):
+        for name in ("dropout", "held_out", "probed"):
             if not 0 <= values[name] < 1:
                 raise SelfxError(f"{name} {values[name]}", expected="from 0 to below 1")
         for name, choices in {"style": get_args(Style), "schedule": SCHEDULES}.items():
@@ -149,11 +150,8 @@ class Training:
                 f"trains {', '.join(self.trains) or 'nothing'}",
                 expected=f"some of {', '.join(PARTS)}, each once",
             )
-        if self.probed and (self.centred or self.injection != "marker"):
-            raise SelfxError(
-                "probed with " + ("centred" if self.centred else f"injection {self.injection}"),
-                expected="marker, of which it takes each layer's mean away itself",
-            )
+        if self.probed:
+            self._check_probed()
         if {"lora", "full"} <= set(self.trains):
             raise SelfxError("trains both lora and full", expected="one of them")
         if self.batch_size % self.accumulate:
@@ -163,6 +161,21 @@ class Training:
             )
         if self.patience and not self.held_out:
             raise SelfxError("patience without held-out examples", hint="--held-out 0.05")
+
+    def _check_probed(self) -> None:
+        strange = {
+            "centred": self.centred,
+            "blind": self.blind,
+            f"injection {self.injection}": self.injection != "marker",
+            f"strength {self.strength:g}": self.strength != 1,
+            "trains projection": "projection" in self.trains,
+        }
+        if found := [name for name, is_so in strange.items() if is_so]:
+            raise SelfxError(
+                f"probed with {' and '.join(found)}",
+                expected="vectors shown as embeddings are, whose means it takes away itself",
+                hint="--injection marker --strength 1, and none of centred, blind and projection",
+            )
 
 
 def beams_of(soften: float) -> int:

@@ -29,14 +29,15 @@ MOST = 64
 
 
 def divide(
-    examples: Sequence[Example], share: float, seed: int
+    examples: Sequence[Example], share: float, seed: int, most: int = MOST
 ) -> tuple[list[Example], list[Example]]:
-    """`(to learn from, to watch)`: whole groups are kept back, about `share` of the examples.
+    """`(to learn from, kept back)`: whole groups are kept back, about `share` of the examples and
+    at most `most`.
 
     None is where that would be less than one, or all.
     """
     groups = sorted({example.group for example in examples})
-    wanted = min(round(share * len(examples)), MOST)
+    wanted = min(round(share * len(examples)), most)
     order = np.random.default_rng((seed, 7)).permutation(len(groups))
     sizes: dict[str, int] = {}
     for example in examples:
@@ -46,7 +47,7 @@ def divide(
         if sum(sizes[group] for group in kept) >= wanted:
             break
         kept.add(groups[index])
-    watched = [example for example in examples if example.group in kept][:MOST]
+    watched = [example for example in examples if example.group in kept][:most]
     return [example for example in examples if example.group not in kept], watched
 
 

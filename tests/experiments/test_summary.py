@@ -29,12 +29,15 @@ def results(tmp_path):
     said = {"metrics": {"ece": {"value": 0.04}}, "ece_by_chance": 0.03}
     cross = {"metrics": metric(0.05), "smallest": {"exact_match": 0.07}, "test": {"p": 0.0312}}
     sure = {"calibration": {"none": {"as said": said}}}
+    better = {"metrics": {"ece": {"value": 0.01}}, "ece_by_chance": 0.02}
+    refitted = {"calibration": {"none": {"as said": said, "platt, in folds": better}}}
     files = {
         "contrast/over-seeds.json": over | {"rows": own[:1], "lift": None},
         "paper/smollm2/input_ablation/over-seeds.json": {"SmolLM2": over, "SmolLM2-blind": blind},
         "paper/smollm2/input_ablation/self-and-cross.json": {"differences": [cross]},
         "paper/smollm2/input_ablation/SmolLM2-seed-0.json": sure,
         "paper/smollm2/input_ablation/SmolLM2-seed-1.json": {},
+        "paper/smollm2/input_ablation/SmolLM2-seed-2.json": refitted,
         "paper/smollm2/input_ablation/SmolLM2-seed-1-blind.json": {"calibration": 1},
     }
     for name, found in files.items():
@@ -54,7 +57,7 @@ def test_a_line_for_each_task_that_was_run(results):
         "30.0 (20.0 to 40.0)",
         "30.0 (20.0 to 40.0), majority",
         "5.0 (-5.0 to 15.0), p 0.031; 7.0 would have been seen",
-        "4.0 (3.0)",
+        "4.0 (3.0), 4.0 → 1.0 (3.0)",
     ]
     cells = [cell.strip() for cell in contrast.strip("|").split("|")]
     assert cells[2:] == ["50.0 (40.0 to 60.0)", "", "", "", "", ""]

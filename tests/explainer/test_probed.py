@@ -192,13 +192,34 @@ def test_nothing_to_read_is_refused():
         made([dataclasses.replace(e, answer="x <<<The cat>>>") for e in planted((2,), count=4)])
 
 
+def test_too_many_outcomes_are_refused_and_a_few_more_left_out(monkeypatch):
+    monkeypatch.setattr(probed, "MOST", 3)
+    examples = planted((2,), count=40)
+    rare = [dataclasses.replace(e, answer=word(True, f"The {e.id}")) for e in examples[:8]]
+    of_rare = Words(lambda text: IDS.get(text, [0, 5]), TABLE)
+    shape = {"layers": DEPTH, "width": WIDTH}
+    some, all_told = probing(rare + examples[8:], of_rare, **shape), made(examples[8:])
+    np.testing.assert_array_equal(some.keys, all_told.keys)
+    more = [dataclasses.replace(e, answer=word(True, f"The {e.id}")) for e in examples[:32]]
+    with pytest.raises(SelfxError, match="35 different outcomes; 3 of them are those of 8 of 40"):
+        probing(more + examples[32:], of_rare, **shape)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
-    [({"centred": True}, "centred"), ({"injection": "embedding"}, "injection embedding")],
+    [
+        ({"centred": True}, "centred"),
+        ({"injection": "embedding"}, "injection embedding"),
+        ({"strength": 0.0}, "strength 0"),
+        ({"blind": True}, "blind"),
+        ({"trains": ("lora", "projection")}, "trains projection"),
+    ],
 )
 def test_what_it_does_not_go_with_is_refused(settings, named):
     with pytest.raises(SelfxError, match=f"probed with {named}"):
-        Training(probed=True, **settings).check()
+        dataclasses.replace(SHORT, **settings).check()
+    with pytest.raises(SelfxError, match="probed 1"):
+        dataclasses.replace(SHORT, probed=1).check()
 
 
 @pytest.mark.parametrize("content", ["Paris", "a\nb", "<x>", "Answer: B"])
@@ -216,7 +237,7 @@ SHORT = Training(
     held_out=0.25,
     injection="marker",
     strength=1.0,
-    probed=True,
+    probed=0.5,
 )
 
 
@@ -228,7 +249,8 @@ def data(planted_trace, tmp_path_factory):
 @pytest.mark.usefixtures("short_questions")
 @pytest.mark.parametrize("parts", [("lora",), ("lora", "low_rank"), ("lora", "scale", "bias")])
 def test_a_run_starts_with_it_in_the_explainers_words(tiny_lm, data, parts):
-    """And what is held out to watch by is none of what it has learned from."""
+    """And learns from nothing that the probe was fitted to, which is none of what is held out to
+    watch by."""
     mixture = read_mixture([data], (), tiny_lm.config)
     job = prepare(tiny_lm, mixture, dataclasses.replace(SHORT, trains=parts))
     trained, given = job.trained.reader, job.frozen.reader
@@ -236,12 +258,16 @@ def test_a_run_starts_with_it_in_the_explainers_words(tiny_lm, data, parts):
     assert set(trained.given if trained else ()) == {name for part in parts for name in own[part]}
     whole = trained.over(given) if trained is not None else given
     others, watched = divide(mixture.examples, SHORT.held_out, SHORT.seed)
+    learned, fitted = divide(others, SHORT.probed, SHORT.seed, most=len(others))
     assert watched
+    assert {e.group for e in learned}.isdisjoint(e.group for e in fitted)
+    assert 0.4 < len(fitted) / len(others) < 0.6
+    assert job.plan.steps_per_epoch == -(-len(learned) // SHORT.batch_size)
     table = np.asarray(tiny_lm.model.embed[...], np.float32)
     table = table / np.linalg.norm(table, axis=1).mean()
     words = Words(lambda t: tiny_lm.tokenizer(t, add_special_tokens=False)["input_ids"], table)
     shape = {"layers": tiny_lm.config.n_layers, "width": tiny_lm.config.d_model}
-    probe = probing(others, words, **shape)
+    probe = probing(fitted, words, **shape)
     for name, part in probe.given.items():
         np.testing.assert_array_equal(getattr(whole, name), part)
 
