@@ -178,3 +178,13 @@ def test_units_and_lengths_and_what_is_not_a_number():
         spoilt = np.array([[1, bad, 0]], np.float32)
         assert not np.isfinite(unit(spoilt)).all()
         assert not np.isfinite(length(spoilt)).all()
+
+
+def test_before_training_there_is_what_was_drawn_or_fitted():
+    """And where outcomes are told apart nothing else of the vectors."""
+    fitted = Reader(**drawn(SHAPES)).untrained
+    assert set(fitted.given) == {"projection", "keys", "level", "words", "scale"}
+    assert not np.asarray(fitted.scale).any()
+    projected = Reader(**drawn(LAYERED)).untrained
+    assert list(projected.given) == ["projection"]
+    assert Reader(**drawn(("scale", "bias"))).untrained is None

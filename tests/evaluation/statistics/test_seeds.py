@@ -138,6 +138,22 @@ def test_what_does_not_belong_together_is_refused(examples, evaluate):
     assert alike([loaded[0], second, *loaded[2:]]) == [[loaded[0], second]]
 
 
+@pytest.mark.parametrize(("soften", "own"), [(0.1, 4), (0.0, 1)])
+def test_beams_left_to_the_training_are_those_that_it_wants(evaluate, soften, own):
+    """An older evaluation has their number, a newer one 0 where nobody chose another."""
+    hits = np.ones(120, bool)
+
+    def asked(seed, beams):
+        training = {"seed": seed, "epochs": 1, "start": "", "soften": soften}
+        name, evaluation = f"s{seed}-{beams}", {"beams": beams}
+        return evaluate(name, seed, hits, training=training, evaluation=evaluation)
+
+    left = asked(0, 0)
+    assert over_seeds([left, asked(1, own)], resamples=50)["seeds"] == [0, 1]
+    with pytest.raises(SelfxError, match="differ in beams"):
+        over_seeds([left, asked(2, 5 - own)])
+
+
 def test_a_report_of_several_seeds_can_be_made(evaluate):
     folders = [evaluate(f"s{i}", i, np.arange(120) % (i + 2) == 0) for i in range(2)]
     assert json.dumps(over_seeds(folders, resamples=50), allow_nan=False)
