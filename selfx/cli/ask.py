@@ -86,8 +86,8 @@ class Explain:
     target: str = ""
     """Where the run's target is, if not where it was."""
     trace: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A trace of the run's; its letters' calibration verifies hints. Without it, a new one is
-    measured."""
+    """A trace of the run's; its letters' calibration says what is answered with a hint, which who
+    is shown states is told, and verifies hints. Without it, a new one is measured."""
     max_new_tokens: int = 0
     """Where an answer is cut; 0 takes 40, and 80 where it is a description."""
     json: bool = False

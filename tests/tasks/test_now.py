@@ -180,11 +180,21 @@ def test_the_calibration_is_measured_as_a_trace_measures_it(
 ):
     """Without a trace the letters are calibrated anew, on what a trace takes by itself."""
     monkeypatch.setattr("selfx.data.questions_path", lambda: questions_file)
-    monkeypatch.setattr(of_ablation.Ablating, "max_tokens", 700)
-    settings = of_ablation.Ablating(max_tokens=700)
-    monkeypatch.setattr(of_ablation, "Ablating", lambda: settings)
     record = trace(ABLATION, tiny_lm, tmp_path, data=questions_file, limit=4, max_tokens=700)
-    np.testing.assert_allclose(of_ablation._measured(desk), record["letter_offsets"], atol=1e-5)
+    measured, measure = [], of_ablation._measured
+    settings = of_ablation.Ablating(max_tokens=700)
+
+    def measuring(asked):
+        with monkeypatch.context() as here:
+            here.setattr(of_ablation, "Ablating", lambda: settings)
+            measured.append(measure(asked))
+        return measured[-1]
+
+    monkeypatch.setattr(of_ablation, "_measured", measuring)
+    texts = [example.details["hint_user_prompt"] for example in load_examples(tmp_path, "train")]
+    asked, _ = made(dataclasses.replace(desk, states="0,2"), ABLATION, [{"text": t} for t in texts])
+    assert len(asked) > 1
+    np.testing.assert_allclose(measured, [record["letter_offsets"]], atol=1e-5)  # once for all
 
 
 def test_a_feature_is_asked_and_measured(desk, sae_folder, tiny_lm, monkeypatch):

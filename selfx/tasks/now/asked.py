@@ -87,6 +87,7 @@ class Desk:
         as a trace of input ablation has it; "" for none.
       trace: a trace of the run's, for what its truths were measured with, or None.
       report: told of progress.
+      measured: what was measured of the target once for all questions, by name.
     """
 
     width: int
@@ -96,6 +97,7 @@ class Desk:
     states: str = ""
     trace: Path | None = None
     report: Report = silent
+    measured: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def target(self) -> LanguageModel:

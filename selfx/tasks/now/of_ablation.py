@@ -31,6 +31,7 @@ from selfx.tasks.wording import (
 
 _HINT = re.compile(re.escape(HINT).replace(re.escape("{letter}"), "([A-D])"))
 _BATCH = 16
+_LEVELS = "letters' mean logits"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,11 @@ def _answering(desk: Desk) -> _Answering:
     if how == "letters":
         return _Answering(np.zeros(len(LETTERS), np.float32))
     kept = record.get("letter_offsets")
-    return _Answering(_measured(desk) if kept is None else np.asarray(kept, np.float32))
+    if kept is not None:
+        return _Answering(np.asarray(kept, np.float32))
+    if _LEVELS not in desk.measured:
+        desk.measured[_LEVELS] = _measured(desk)
+    return _Answering(desk.measured[_LEVELS])
 
 
 def _groups(request: Request, desk: Desk) -> tuple[tuple[int, ...], ...]:
