@@ -126,9 +126,11 @@ def _line(
 def _matrix(views: Sequence[View]) -> dict[str, Any] | None:
     """Returns the scores of each explainer's model about each target, where either differs.
 
-    Of explainers that learned from unequal numbers of examples it has those with most.
+    Of explainers that learned from unequal numbers of examples it has those with most; one that
+    learned without vectors explains no model but the text, and is not in it.
     """
-    most = max(examples_learned(view["scores"]) or 0 for view in views)
+    views = [view for view in views if not _training(view).get("blind")]
+    most = max((examples_learned(view["scores"]) or 0 for view in views), default=0)
     views = [view for view in views if (examples_learned(view["scores"]) or 0) == most]
     cells = _by(views, lambda view: (view["scores"]["target"], _model(view)))
     targets, models = ([*dict.fromkeys(pair[side] for pair in cells)] for side in (0, 1))

@@ -25,7 +25,17 @@ LAYERS = ("8-15", "0-7", "16-23")
 def folder(tmp_path, example, word):
     """A maker: an evaluation of nine cells, whose first `right` answers in each cell are right."""
 
-    def make(name, *, right=2, control=1, examples=None, seed=None, target="tiny", model="tiny"):
+    def make(
+        name,
+        *,
+        right=2,
+        control=1,
+        examples=None,
+        seed=None,
+        target="tiny",
+        model="tiny",
+        blind=False,
+    ):
         cells = [f"{token} × {layers}" for token in TOKENS for layers in LAYERS]
         asked = [
             example(9 * i + j, (i + j) % 3 == 0, f"w{i}", cell=cell)
@@ -43,7 +53,7 @@ def folder(tmp_path, example, word):
         ]
         provenance = {"explainer_model": model}
         if seed is not None:
-            provenance["training"] = {"seed": seed, "rank": 4}
+            provenance["training"] = {"seed": seed, "rank": 4, "blind": blind}
         if examples is not None:
             provenance["trace"] = {"counts": {"train": examples}}
         path = tmp_path / name
@@ -171,6 +181,11 @@ def test_explainers_and_targets_make_a_matrix(folder):
     assert own["without"] == 0.25
     page = render([load_evaluation(path) for path in paths])
     assert "◆ 100.0" in page
+    blind = folder("text", right=1, model="m", target="m", seed=0, blind=True)
+    (group,) = seen(*paths, blind)
+    assert group["matrix"] == matrix, "it reads the text, and explains no model"
+    assert len(group["rows"]) == 4
+    assert seen(blind, folder("again", model="m", seed=1, blind=True))[0]["matrix"] is None
     assert "Together: activation-patching" in page
 
 
