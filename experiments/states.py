@@ -50,7 +50,7 @@ class Config:
     ablating: Ablating = Ablating(hints_per_question=4, max_tokens=152, states="20,24,28")
     """How they are asked, and which states are kept."""
     training: Training = Training(
-        epochs=0.45,
+        epochs=1.5,
         batch_size=16,
         style="plain",
         injection="marker",
